@@ -1,0 +1,1 @@
+"""The state of one upstream and of the pool of them."""

@@ -1,0 +1,43 @@
+"""All backends of one configuration, looked up by name, by model, by state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ollad.backends.backend import Backend
+
+__all__ = ["Pool"]
+
+
+class Pool:
+    """An ordered, immutable collection of backends."""
+
+    __slots__ = ("_backends", "_by_name")
+
+    def __init__(self, backends: Iterable[Backend]) -> None:
+        self._backends = tuple(backends)
+        self._by_name = {backend.name: backend for backend in self._backends}
+
+    def __iter__(self) -> Iterator[Backend]:
+        return iter(self._backends)
+
+    def __len__(self) -> int:
+        return len(self._backends)
+
+    def __repr__(self) -> str:
+        return f"<Pool {list(self._backends)}>"
+
+    def get(self, name: str) -> Backend | None:
+        """The backend called ``name``, or None."""
+        return self._by_name.get(name)
+
+    def routable(self) -> tuple[Backend, ...]:
+        """The backends that take requests now."""
+        return tuple(backend for backend in self._backends if backend.routable)
+
+    def models(self) -> tuple[str, ...]:
+        """Every model some routable backend serves, sorted."""
+        return tuple(sorted({m for b in self.routable() for m in b.snapshot.model_ids}))

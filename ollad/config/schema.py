@@ -1,0 +1,231 @@
+"""Every configuration key: its name, default, unit and meaning.
+
+One frozen dataclass a section; ``key`` gives each field the kind of value it takes (what the
+reader in ``load`` converts from YAML) and the sentence that documents it. Durations are held in
+seconds, sizes in bytes.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+__all__ = [
+    "DEFAULT_PATH",
+    "Annotate",
+    "Batch",
+    "Config",
+    "Conversations",
+    "Endpoint",
+    "Health",
+    "Kind",
+    "Logging",
+    "Media",
+    "ModelFilter",
+    "Proxy",
+    "Routing",
+    "Server",
+    "key",
+]
+
+DEFAULT_PATH: Final = "/etc/ollad/ollad.yaml"
+
+_EMPTY: Final[Mapping[str, str]] = MappingProxyType({})
+_KIB: Final = 1024
+_MIB: Final = 1024 * 1024
+
+
+class Kind(enum.Enum):
+    """What a YAML value is turned into."""
+
+    STRING = "a string"
+    HOST = "a host name or IP address"
+    PORT = "a port number from 0 to 65535"
+    URL = "an http:// or https:// URL"
+    PATH = "an absolute path that starts with '/'"
+    NAME = "a name of letters, digits, '.', '_' and '-'"
+    BOOLEAN = "true or false"
+    COUNT = "a whole number, 0 or more"
+    POSITIVE = "a whole number, 1 or more"
+    DURATION = "a duration such as 250ms, 5s, 2m or 1h"
+    SIZE = "a size such as 64KiB or 8MiB"
+    CHOICE = "one of a fixed set of words"
+    STRINGS = "a list of strings"
+    NETWORKS = "a list of IP addresses or networks"
+    MAPPING = "a mapping of strings to strings"
+    HEADERS = "a mapping of header names to values"
+    SECTION = "a mapping"
+    SECTIONS = "a list of mappings"
+
+
+def key(kind: Kind, doc: str, default: Any = MISSING, *, choices: tuple[str, ...] = ()) -> Any:
+    """Declare a configuration key.
+
+    Args:
+        kind: how the YAML value is read.
+        doc: one sentence for the manual.
+        default: the value without the key; none makes the key mandatory.
+        choices: the words a ``Kind.CHOICE`` takes.
+    """
+    metadata = {"kind": kind, "doc": doc, "choices": choices}
+    if isinstance(default, Mapping):  # not hashable, so dataclasses refuse it as a plain default
+        return field(default_factory=lambda: default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """``server``: where ollad listens."""
+
+    host: str = key(Kind.HOST, "Address to listen on; loopback unless told otherwise.", "127.0.0.1")
+    port: int = key(Kind.PORT, "TCP port to listen on; 0 takes a free one.", 40114)
+    shutdown_timeout: float = key(
+        Kind.DURATION, "How long requests under way may finish after SIGTERM.", 30.0
+    )
+    trusted_proxies: tuple[str, ...] = key(
+        Kind.NETWORKS, "Peers whose X-Forwarded-* headers are believed.", ()
+    )
+    max_body_size: int = key(Kind.SIZE, "Largest request body taken.", 64 * _MIB)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFilter:
+    """``endpoints[].models``: which of a backend's models are offered; ``*`` matches any text."""
+
+    include: tuple[str, ...] = key(Kind.STRINGS, "Patterns of models to offer; empty: all.", ())
+    exclude: tuple[str, ...] = key(Kind.STRINGS, "Patterns of models to hide; beats include.", ())
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """``endpoints[]``: one backend."""
+
+    url: str = key(Kind.URL, "Base URL of the SGLang server, a base path included.")
+    name: str = key(Kind.NAME, "Unique name, shown in headers, logs and metrics.")
+    type: str = key(Kind.CHOICE, "Kind of engine.", "sglang", choices=("sglang",))
+    priority: int = key(
+        Kind.POSITIVE, "Share of the load relative to the highest priority of all endpoints.", 100
+    )
+    model_url: str = key(Kind.PATH, "Where the backend lists its models.", "/v1/models")
+    health_check_url: str = key(
+        Kind.PATH,
+        "Readiness probe; /health (the default) stands for the cheap routes SGLang has for it, "
+        "with /health itself asked rarely, as it takes a second or more.",
+        "/health",
+    )
+    check_interval: float = key(Kind.DURATION, "Time between two rounds of probes.", 5.0)
+    check_timeout: float = key(
+        Kind.DURATION, "How long one probe may take; at most check_interval.", 2.0
+    )
+    headers: Mapping[str, str] = key(
+        Kind.HEADERS, "Headers sent with every request to this backend.", _EMPTY
+    )
+    forward_authorization: bool = key(
+        Kind.BOOLEAN, "Pass the client's Authorization header on to this backend.", False
+    )
+    models: ModelFilter = key(Kind.SECTION, "Which of the backend's models to offer.", ModelFilter())
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """``routing``: how a backend is chosen."""
+
+    model_aliases: Mapping[str, str] = key(
+        Kind.MAPPING, "Other names for models: alias: model id.", _EMPTY
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """``proxy``: patience and persistence towards backends; a timeout of 0 is no limit."""
+
+    connect_timeout: float = key(Kind.DURATION, "TCP and TLS connection to a backend.", 5.0)
+    first_byte_timeout: float = key(
+        Kind.DURATION, "Silence before the first byte of a reply; prefill is silent.", 600.0
+    )
+    idle_timeout: float = key(Kind.DURATION, "Silence between two reads of a reply.", 120.0)
+    total_timeout: float = key(Kind.DURATION, "A whole exchange, retries included.", 0.0)
+    attempts: int = key(Kind.POSITIVE, "Most backends tried for one request.", 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """``health``: when a backend is taken out and put back."""
+
+    fall: int = key(Kind.POSITIVE, "Failed rounds in a row that take a backend out.", 3)
+    rise: int = key(Kind.POSITIVE, "Good rounds in a row that bring a backend back.", 2)
+    deep_interval: float = key(
+        Kind.DURATION, "Time between probes of /health, each a real one-token generation.", 60.0
+    )
+    ramp: float = key(Kind.DURATION, "A recovered backend's weight grows over this time.", 20.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """``media``: which images, videos and sounds requests may name."""
+
+    allow_data: bool = key(Kind.BOOLEAN, "Take data: URLs and inline base64.", True)
+    allow_hosts: tuple[str, ...] = key(
+        Kind.STRINGS, "Hosts whose https: URLs are passed on; '*' for all.", ()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """``batch``: limits of /olla/sglang/batch."""
+
+    max_items: int = key(Kind.POSITIVE, "Most requests in one batch.", 256)
+    concurrency: int = key(Kind.POSITIVE, "Items of one batch under way at once.", 16)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversations:
+    """``conversations``: what /olla/sglang/extend can continue."""
+
+    ttl: float = key(Kind.DURATION, "A conversation is forgotten after this idle time.", 3600.0)
+    max_bytes: int = key(Kind.SIZE, "All stored conversations together.", 256 * _MIB)
+    max_conversation_bytes: int = key(Kind.SIZE, "Longest stored conversation.", _MIB)
+
+
+@dataclass(frozen=True, slots=True)
+class Annotate:
+    """``annotate``: what ollad adds to replies."""
+
+    json: bool = key(
+        Kind.BOOLEAN, "Add metrics, meta and vision_metrics to non-streamed JSON replies.", True
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Logging:
+    """``logging``: what is logged, and how."""
+
+    level: str = key(
+        Kind.CHOICE, "Least level.", "info", choices=("debug", "info", "warning", "error")
+    )
+    format: str = key(
+        Kind.CHOICE,
+        "auto: console on a terminal, JSON otherwise.",
+        "auto",
+        choices=("auto", "console", "json"),
+    )
+    access: bool = key(Kind.BOOLEAN, "One line per request.", True)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole file."""
+
+    endpoints: tuple[Endpoint, ...] = key(Kind.SECTIONS, "The backends.")
+    server: Server = key(Kind.SECTION, "Where ollad listens.", Server())
+    routing: Routing = key(Kind.SECTION, "How a backend is chosen.", Routing())
+    proxy: Proxy = key(Kind.SECTION, "Patience towards backends.", Proxy())
+    health: Health = key(Kind.SECTION, "When a backend is out.", Health())
+    media: Media = key(Kind.SECTION, "Which media requests may name.", Media())
+    batch: Batch = key(Kind.SECTION, "Limits of /batch.", Batch())
+    conversations: Conversations = key(Kind.SECTION, "Memory of /extend.", Conversations())
+    annotate: Annotate = key(Kind.SECTION, "What is added to replies.", Annotate())
+    logging: Logging = key(Kind.SECTION, "What is logged.", Logging())
