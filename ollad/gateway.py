@@ -1,0 +1,60 @@
+"""What every handler works with: the running daemon, seen from a request.
+
+``Runtime`` is what a new configuration replaces, as one value in one assignment; a request takes
+it once and keeps it to its end. The rest lives as long as the process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ollad.backends.pool import Pool
+    from ollad.config.schema import Config
+    from ollad.conversations import ConversationStore
+    from ollad.dispatch import Dispatcher
+    from ollad.headers import TrustedProxies
+    from ollad.metrics import Telemetry
+
+__all__ = ["GATEWAY", "Gateway", "Runtime"]
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A configuration and the backends made from it."""
+
+    config: Config
+    pool: Pool
+    trusted_proxies: TrustedProxies
+
+
+@dataclass(slots=True)
+class Gateway:
+    """The daemon as handlers see it.
+
+    Attributes:
+        runtime: the present configuration; only the daemon assigns it.
+        dispatcher: sends calls to backends.
+        telemetry: counts and measures.
+        conversations: what ``/extend`` continues.
+        clock: monotonic seconds.
+        wall: Unix seconds.
+        draining: set once the daemon stops taking requests.
+    """
+
+    runtime: Runtime
+    dispatcher: Dispatcher
+    telemetry: Telemetry
+    conversations: ConversationStore
+    clock: Callable[[], float]
+    wall: Callable[[], float]
+    draining: bool = False
+
+
+GATEWAY: Final = web.AppKey("gateway", Gateway)
+"""Where the application carries the gateway."""

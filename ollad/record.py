@@ -1,0 +1,70 @@
+"""What is known about one client request, filled in as it goes.
+
+The middleware makes it and reads it at the end: for the response headers, the access line and
+the metrics. Between the two the request's own task is its only writer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from ollad.sglang.annotate import Usage
+
+__all__ = ["RECORD", "RequestRecord"]
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """One client request.
+
+    Attributes:
+        request_id: ollad's id for it, or the client's own valid one.
+        started: monotonic time of its arrival, seconds.
+        client: address of the client, as far as trusted proxies tell.
+        method: HTTP method.
+        path: path as routed, never the query.
+        family: endpoint family for metrics, such as ``chat``; ``other`` until routed.
+        model: the model as the client spelled it, or None.
+        served_model: the model id at the backend, or None.
+        endpoint: name of the backend that answered, or None.
+        status: HTTP status sent, 0 before.
+        request_bytes: size of the request body.
+        response_bytes: size of the response body sent so far.
+        first_byte: seconds from arrival to the first byte of the reply, or None.
+        streamed: whether the reply was a stream of events.
+        attempts: upstream attempts made.
+        cache_hit: ``true``, ``false`` or ``unknown``; None where it has no meaning.
+        spec_decode: the same for speculative decoding.
+        ignored_parameters: documented parameters that no server has.
+        usage: token figures of the reply, once known.
+        error: why it failed, for the access line, or None.
+    """
+
+    request_id: str
+    started: float
+    client: str
+    method: str
+    path: str
+    family: str = "other"
+    model: str | None = None
+    served_model: str | None = None
+    endpoint: str | None = None
+    status: int = 0
+    request_bytes: int = 0
+    response_bytes: int = 0
+    first_byte: float | None = None
+    streamed: bool = False
+    attempts: int = 0
+    cache_hit: str | None = None
+    spec_decode: str | None = None
+    ignored_parameters: tuple[str, ...] = ()
+    usage: Usage | None = None
+    error: str | None = None
+
+
+RECORD: Final = web.RequestKey("record", RequestRecord)
+"""Where a request carries its record."""

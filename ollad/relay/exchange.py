@@ -1,0 +1,122 @@
+"""The values that cross the relay's seam."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+__all__ = ["Fault", "Outcome", "Plan", "ReplyHead", "Sink", "UpstreamRequest"]
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """What is sent to a backend.
+
+    Attributes:
+        method: HTTP method.
+        target: path and query below the endpoint's URL, percent-encoded.
+        headers: end-to-end headers in order, without Host and Content-Length.
+        body: the whole body.
+    """
+
+    method: str
+    target: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyHead:
+    """Status line and headers of a backend's final reply."""
+
+    status: int
+    reason: str
+    headers: tuple[tuple[str, str], ...]
+    content_type: str
+    content_length: int | None
+
+    @property
+    def event_stream(self) -> bool:
+        """Whether the body is a stream of server-sent events."""
+        return self.content_type.startswith("text/event-stream")
+
+
+class Plan(enum.Enum):
+    """What becomes of a reply."""
+
+    HOLD = "hold"
+    """Read it whole and hand it to the caller; past the limit it is streamed on instead."""
+    STREAM = "stream"
+    """Pass its bytes on as they arrive."""
+
+
+class Fault(enum.Enum):
+    """How an exchange with a backend failed."""
+
+    CONNECT = "connect_error"
+    """No connection: nothing was sent."""
+    STALE = "stale"
+    """A reused connection ended before the first byte of a reply."""
+    RESET = "reset"
+    """A fresh connection ended, or broke the protocol, before the first byte of a reply."""
+    REFUSED = "overloaded"
+    """The first event of a stream said that the queue is full."""
+    TRUNCATED = "truncated"
+    """The reply ended early."""
+    CONNECT_TIMEOUT = "connect_timeout"
+    FIRST_BYTE_TIMEOUT = "first_byte_timeout"
+    IDLE_TIMEOUT = "idle_timeout"
+    TOTAL_TIMEOUT = "total_timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one exchange with a backend ended.
+
+    Attributes:
+        backend: the backend's name.
+        head: the reply's head, or None when there was none.
+        body: the whole body when the plan was to hold it, else None.
+        response: the client's response when bytes have been sent on, else None.
+        fault: what went wrong, or None.
+        first_byte: seconds from the start of the exchange to the first byte of the reply's body,
+            or of its head when it has none.
+        seconds: duration of the exchange.
+    """
+
+    backend: str
+    head: ReplyHead | None = None
+    body: bytes | None = None
+    response: web.StreamResponse | None = None
+    fault: Fault | None = None
+    first_byte: float | None = None
+    seconds: float = 0.0
+
+    @property
+    def committed(self) -> bool:
+        """Whether bytes of the reply may have reached the client."""
+        return self.response is not None
+
+
+class Sink(Protocol):
+    """Where a reply goes; all methods are synchronous decisions but ``begin``."""
+
+    def plan(self, head: ReplyHead) -> Plan:
+        """What to do with the reply."""
+
+    @property
+    def limit(self) -> int:
+        """Most bytes to hold, for ``Plan.HOLD``."""
+
+    def refuses(self, head: ReplyHead, first: bytes) -> bool:
+        """Whether the first bytes of a stream say that the backend did not take the request."""
+
+    async def begin(self, head: ReplyHead, first: bytes) -> web.StreamResponse:
+        """Start the client's response; ``first`` are the bytes that will follow at once."""
+
+    def observe(self, chunk: bytes, now: float) -> None:
+        """See bytes that were passed on, at monotonic time ``now``."""
