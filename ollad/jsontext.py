@@ -1,0 +1,179 @@
+"""Edits of JSON text that leave every other byte as it was.
+
+A request or reply is parsed once, to be read; what ollad changes in it is spliced into the
+original bytes, so that spacing, order, number formats and duplicates survive.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from ollad.errors import BadRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["MAX_DEPTH", "append_members", "parse_object", "replace_members"]
+
+MAX_DEPTH: Final = 200
+"""Levels of nesting taken; Python servers behind ollad recurse and give up near 1000."""
+
+_SPACE: Final = b" \t\n\r"
+# Possessive quantifiers (3.11) keep a long string full of escapes from filling the backtracking
+# stack.
+_STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_MEMBER: Final = re.compile(rb"[ \t\n\r,]*(" + _STRING + rb")[ \t\n\r]*:[ \t\n\r]*", re.DOTALL)
+_STRING_VALUE: Final = re.compile(_STRING, re.DOTALL)
+_SCALAR: Final = re.compile(rb"[^ \t\n\r,}]+")
+_BRACKET: Final = re.compile(_STRING + rb"|[\[\]{}]", re.DOTALL)
+
+_KINDS: Final[Mapping[type, str]] = {
+    list: "an array",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "a boolean",
+    type(None): "null",
+}
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Parse a request body that has to be one JSON object (RFC 8259, UTF-8, no extensions).
+
+    Raises:
+        BadRequestError: it is empty, not UTF-8, not JSON, nested deeper than ``MAX_DEPTH``
+            levels, or no object; the message says which and where.
+    """
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise _explain(body, error) from error
+    if not isinstance(document, dict):
+        raise BadRequestError(
+            f"the request body must be a JSON object, not {_KINDS[type(document)]}"
+        )
+    # Only a body with more brackets than levels allowed can be too deep.
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _too_deep(document):
+        raise _nested()
+    return document
+
+
+def _explain(body: bytes, error: orjson.JSONDecodeError) -> BadRequestError:
+    """Say in the words of whoever wrote the body why it cannot be read."""
+    if not body.strip(_SPACE):
+        return BadRequestError("the request body is empty; send a JSON object")
+    try:
+        body.decode()
+    except UnicodeDecodeError as fault:
+        return BadRequestError(f"the request body is not UTF-8: invalid at byte {fault.start}")
+    if "depth" in error.msg or "recursion" in error.msg.lower():
+        return _nested()
+    return BadRequestError(
+        f"the request body is not valid JSON: {error.msg} (line {error.lineno}, "
+        f"column {error.colno})"
+    )
+
+
+def _nested() -> BadRequestError:
+    return BadRequestError(f"the request body is nested deeper than {MAX_DEPTH} levels")
+
+
+def _too_deep(document: dict[str, Any]) -> bool:
+    level: list[Any] = [document]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for node in level
+            for child in (node.values() if type(node) is dict else node)
+            if type(child) is dict or type(child) is list
+        ]
+        if not level:
+            return False
+    return True
+
+
+def replace_members(body: bytes, values: Mapping[str, bytes]) -> bytes:
+    """Replace the values of top-level members.
+
+    Args:
+        body: text of a valid JSON object.
+        values: JSON text by member name. Each occurrence of a duplicate name is replaced, and
+            so is a name written with escapes; names that do not occur are left out.
+
+    Returns:
+        The new text; every byte outside the replaced values is the same.
+    """
+    wanted = {name.encode(): text for name, text in values.items()}
+    pieces: list[bytes] = []
+    copied = 0
+    for name, start, end in _members(body):
+        text = wanted.get(name)
+        if text is not None:
+            pieces += (body[copied:start], text)
+            copied = end
+    if not pieces:
+        return body
+    pieces.append(body[copied:])
+    return b"".join(pieces)
+
+
+def append_members(body: bytes, members: Mapping[str, bytes]) -> bytes:
+    """Add members behind the last one of a JSON object.
+
+    Args:
+        body: text of a valid JSON object.
+        members: JSON text by name, in the order in which they are added.
+
+    Returns:
+        The new text: the members stand directly before the closing brace, and every other byte
+        is the same.
+    """
+    if not members:
+        return body
+    added = b",".join(orjson.dumps(name) + b":" + text for name, text in members.items())
+    end = body.rindex(b"}")
+    # Only the opening brace of an empty object can stand before the closing one.
+    separator = b"" if body[:end].rstrip(_SPACE).endswith(b"{") else b","
+    return b"".join((body[:end], separator, added, body[end:]))
+
+
+def _members(body: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, start and end of the value of each top-level member of a valid object."""
+    position = body.index(b"{") + 1
+    while member := _MEMBER.match(body, position):
+        name = member[1]
+        plain = name[1:-1] if b"\\" not in name else orjson.loads(name).encode()
+        position = _value_end(body, member.end())
+        yield plain, member.end(), position
+
+
+def _value_end(body: bytes, start: int) -> int:
+    """Where the value that begins at ``start`` ends."""
+    opening = body[start]
+    if opening == 0x22:  # a quotation mark
+        return _end(_STRING_VALUE.match(body, start))
+    if opening not in b"[{":
+        return _end(_SCALAR.match(body, start))
+    depth = 0
+    for token in _BRACKET.finditer(body, start):
+        kind = body[token.start()]
+        if kind in b"[{":
+            depth += 1
+        elif kind in b"]}":
+            depth -= 1
+            if not depth:
+                return token.end()
+    raise _invalid()
+
+
+def _end(match: re.Match[bytes] | None) -> int:
+    if match is None:
+        raise _invalid()
+    return match.end()
+
+
+def _invalid() -> ValueError:
+    return ValueError("the text is not a valid JSON object; parse it before it is edited")
