@@ -6,7 +6,7 @@ it once and keeps it to its end. The rest lives as long as the process.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -45,6 +45,7 @@ class Gateway:
         clock: monotonic seconds.
         wall: Unix seconds.
         draining: set once the daemon stops taking requests.
+        started: when it was made, by ``clock``.
     """
 
     runtime: Runtime
@@ -54,6 +55,10 @@ class Gateway:
     clock: Callable[[], float]
     wall: Callable[[], float]
     draining: bool = False
+    started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.started = self.clock()
 
 
 GATEWAY: Final = web.AppKey("gateway", Gateway)
