@@ -5,13 +5,16 @@ reader in ``load`` converts from YAML) and the sentence that documents it. Durat
 seconds, sizes in bytes.
 """
 
+# ruff: noqa: RUF009 - key() makes a dataclass field
+
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, cast, get_args, get_type_hints
 
 __all__ = [
     "DEFAULT_PATH",
@@ -28,6 +31,7 @@ __all__ = [
     "Proxy",
     "Routing",
     "Server",
+    "child_type",
     "key",
 ]
 
@@ -48,12 +52,13 @@ class Kind(enum.Enum):
     PATH = "an absolute path that starts with '/'"
     NAME = "a name of letters, digits, '.', '_' and '-'"
     BOOLEAN = "true or false"
-    COUNT = "a whole number, 0 or more"
     POSITIVE = "a whole number, 1 or more"
-    DURATION = "a duration such as 250ms, 5s, 2m or 1h"
+    DURATION = "a duration such as 250ms, 5s, 2m, 1h or 0"
+    PERIOD = "a duration above 0 such as 250ms, 5s, 2m or 1h"
     SIZE = "a size such as 64KiB or 8MiB"
     CHOICE = "one of a fixed set of words"
     STRINGS = "a list of strings"
+    HOSTS = "a list of host names or '*'"
     NETWORKS = "a list of IP addresses or networks"
     MAPPING = "a mapping of strings to strings"
     HEADERS = "a mapping of header names to values"
@@ -71,9 +76,10 @@ def key(kind: Kind, doc: str, default: Any = MISSING, *, choices: tuple[str, ...
         choices: the words a ``Kind.CHOICE`` takes.
     """
     metadata = {"kind": kind, "doc": doc, "choices": choices}
+    visible = kind is not Kind.HEADERS  # header values are secrets, a repr may end in a log
     if isinstance(default, Mapping):  # not hashable, so dataclasses refuse it as a plain default
-        return field(default_factory=lambda: default, metadata=metadata)
-    return field(default=default, metadata=metadata)
+        return field(default_factory=lambda: default, repr=visible, metadata=metadata)
+    return field(default=default, repr=visible, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,17 +122,27 @@ class Endpoint:
         "with /health itself asked rarely, as it takes a second or more.",
         "/health",
     )
-    check_interval: float = key(Kind.DURATION, "Time between two rounds of probes.", 5.0)
+    check_interval: float = key(
+        Kind.PERIOD, "Time between two rounds of probes; at least 100ms.", 5.0
+    )
     check_timeout: float = key(
-        Kind.DURATION, "How long one probe may take; at most check_interval.", 2.0
+        Kind.PERIOD, "How long one probe may take; at most check_interval.", 2.0
     )
     headers: Mapping[str, str] = key(
-        Kind.HEADERS, "Headers sent with every request to this backend.", _EMPTY
+        Kind.HEADERS,
+        "Headers sent with every request to this backend; a value may be read from a file, "
+        "as in X-API-Key: {file: /path}.",
+        _EMPTY,
     )
     forward_authorization: bool = key(
-        Kind.BOOLEAN, "Pass the client's Authorization header on to this backend.", False
+        Kind.BOOLEAN,
+        "Pass the client's Authorization header on to this backend, "
+        "which then must not stand in headers.",
+        False,
     )
-    models: ModelFilter = key(Kind.SECTION, "Which of the backend's models to offer.", ModelFilter())
+    models: ModelFilter = key(
+        Kind.SECTION, "Which of the backend's models to offer.", ModelFilter()
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +150,9 @@ class Routing:
     """``routing``: how a backend is chosen."""
 
     model_aliases: Mapping[str, str] = key(
-        Kind.MAPPING, "Other names for models: alias: model id.", _EMPTY
+        Kind.MAPPING,
+        "Other names for models, as alias: model id; an alias of an alias is refused.",
+        _EMPTY,
     )
 
 
@@ -158,7 +176,7 @@ class Health:
     fall: int = key(Kind.POSITIVE, "Failed rounds in a row that take a backend out.", 3)
     rise: int = key(Kind.POSITIVE, "Good rounds in a row that bring a backend back.", 2)
     deep_interval: float = key(
-        Kind.DURATION, "Time between probes of /health, each a real one-token generation.", 60.0
+        Kind.PERIOD, "Time between probes of /health, each a real one-token generation.", 60.0
     )
     ramp: float = key(Kind.DURATION, "A recovered backend's weight grows over this time.", 20.0)
 
@@ -169,7 +187,7 @@ class Media:
 
     allow_data: bool = key(Kind.BOOLEAN, "Take data: URLs and inline base64.", True)
     allow_hosts: tuple[str, ...] = key(
-        Kind.STRINGS, "Hosts whose https: URLs are passed on; '*' for all.", ()
+        Kind.HOSTS, "Hosts whose https: URLs are passed on; '*' for all.", ()
     )
 
 
@@ -185,9 +203,11 @@ class Batch:
 class Conversations:
     """``conversations``: what /olla/sglang/extend can continue."""
 
-    ttl: float = key(Kind.DURATION, "A conversation is forgotten after this idle time.", 3600.0)
+    ttl: float = key(Kind.PERIOD, "A conversation is forgotten after this idle time.", 3600.0)
     max_bytes: int = key(Kind.SIZE, "All stored conversations together.", 256 * _MIB)
-    max_conversation_bytes: int = key(Kind.SIZE, "Longest stored conversation.", _MIB)
+    max_conversation_bytes: int = key(
+        Kind.SIZE, "Longest stored conversation; at most max_bytes.", _MIB
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,3 +249,10 @@ class Config:
     conversations: Conversations = key(Kind.SECTION, "Memory of /extend.", Conversations())
     annotate: Annotate = key(Kind.SECTION, "What is added to replies.", Annotate())
     logging: Logging = key(Kind.SECTION, "What is logged.", Logging())
+
+
+@functools.cache
+def child_type(section: type, name: str) -> type:
+    """The dataclass of the section, or of the sections in the list, under key ``name``."""
+    hint = get_type_hints(section)[name]
+    return cast("type", next(iter(get_args(hint)), hint))
