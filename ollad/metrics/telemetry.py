@@ -1,0 +1,348 @@
+"""What happens to requests, counted as it happens.
+
+Every series is kept as a bound child in a dictionary, since looking one up by its labels costs
+more than counting does.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    disable_created_metrics,
+)
+
+from ollad import __version__
+from ollad.metrics.collectors import BackendCollector, DroppedLinesCollector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ollad.backends.backend import Backend
+    from ollad.record import RequestRecord
+    from ollad.sglang.annotate import Usage
+
+__all__ = ["PageHistograms", "Telemetry"]
+
+_DURATION_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
+_FIRST_BYTE_BUCKETS: Final = (
+    *(0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
+    *(1, 2.5, 5, 7.5, 10, 20, 40, 60, 120, 320),
+)
+_GAP_BUCKETS: Final = (
+    *(0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75),
+    *(1, 2.5, 10),
+)
+_PROBE_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_FIRST_TOKEN_BUCKETS: Final = (
+    *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320),
+)
+
+_OTHER: Final = "other"
+_CLIENT_GONE: Final = "499"
+_CODES: Final = {status.value: str(status.value) for status in HTTPStatus}
+
+_Metric = TypeVar("_Metric", Counter, Gauge, Histogram)
+
+
+class _Children(dict[tuple[str, ...], _Metric], Generic[_Metric]):
+    """The children of one metric by the values of its labels, made at first use."""
+
+    def __init__(self, metric: _Metric, labels: tuple[str, ...]) -> None:
+        super().__init__()
+        self._metric: _Metric = metric
+        self._labels = labels
+
+    def __missing__(self, values: tuple[str, ...]) -> _Metric:
+        child: _Metric = self._metric.labels(*values)
+        self[values] = child
+        return child
+
+    def forget(self, label: str, value: str) -> None:
+        """Remove every series whose ``label`` is ``value``; no effect without that label."""
+        if label not in self._labels:
+            return
+        position = self._labels.index(label)
+        for values in [values for values in self if values[position] == value]:
+            del self[values]
+            self._metric.remove(*values)
+
+
+@dataclass(frozen=True, slots=True)
+class PageHistograms:
+    """ollad's own measurements of one backend and model, for ``/olla/sglang/metrics``.
+
+    Attributes:
+        duration: seconds from the arrival of a request to the end of its reply.
+        first_token: seconds from the arrival of a request to the first byte of its reply.
+    """
+
+    duration: Histogram
+    first_token: Histogram
+
+
+class Telemetry:
+    """Counts and measures requests.
+
+    Attributes:
+        registry: what ``/metrics`` shows.
+        page_registry: the histograms of ``/olla/sglang/metrics``.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        # a third more lines that nobody asks for
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = registry or CollectorRegistry()
+        self.page_registry = CollectorRegistry()
+        self._pool: Callable[[], Iterable[Backend]] = tuple
+        self._all: list[_Children[Counter] | _Children[Gauge] | _Children[Histogram]] = []
+        self._page: dict[tuple[str, str], PageHistograms] = {}
+        self._declare_requests()
+        self._declare_upstream()
+        self._declare_page()
+        Info("ollad_build", "The running ollad.", registry=self.registry).info(
+            {"version": __version__, "python": platform.python_version()}
+        )
+
+    def _declare_requests(self) -> None:
+        self._requests = self._counter(
+            "ollad_requests_total",
+            "Requests answered; code 499 where the client left before an answer.",
+            ("family", "model", "code"),
+        )
+        self._in_flight = self._gauge(
+            "ollad_requests_in_flight", "Requests whose answer has not ended.", ("family",)
+        )
+        self._duration = self._histogram(
+            "ollad_request_duration_seconds",
+            "Time from the arrival of a request to the end of its answer.",
+            ("family",),
+            _DURATION_BUCKETS,
+        )
+        self._body_in = self._counter(
+            "ollad_request_body_bytes_total", "Bytes of request bodies.", ("family",)
+        )
+        self._body_out = self._counter(
+            "ollad_response_body_bytes_total", "Bytes of response bodies.", ("family",)
+        )
+        self._gap = self._histogram(
+            "ollad_stream_chunk_gap_seconds",
+            "Time between two events of a stream, as they arrive from the backend.",
+            ("family",),
+            _GAP_BUCKETS,
+        )
+        self._aborts = self._counter(
+            "ollad_stream_aborts_total",
+            "Streams that ended early, by the side that ended them.",
+            ("family", "side"),
+        )
+        self._tokens = self._counter(
+            "ollad_tokens_total",
+            "Tokens of replies that said how many they were.",
+            ("backend", "kind"),
+        )
+
+    def _declare_upstream(self) -> None:
+        self._attempts = self._counter(
+            "ollad_upstream_attempts_total",
+            "Exchanges with backends, retries included.",
+            ("family", "backend", "outcome"),
+        )
+        self._first_byte = self._histogram(
+            "ollad_upstream_time_to_first_byte_seconds",
+            "Time from the start of an exchange to the first byte of the reply's body.",
+            ("family", "backend"),
+            _FIRST_BYTE_BUCKETS,
+        )
+        self._retries = self._counter(
+            "ollad_retries_total", "Requests sent again, by reason.", ("family", "reason")
+        )
+        self._exhausted = self._counter(
+            "ollad_retries_exhausted_total",
+            "Requests that failed with no attempt or backend left.",
+            ("family",),
+        )
+        self._checks = self._counter(
+            "ollad_health_checks_total", "Rounds of probes, by result.", ("backend", "result")
+        )
+        self._check_duration = self._histogram(
+            "ollad_health_check_duration_seconds",
+            "Duration of a round of probes.",
+            ("backend",),
+            _PROBE_BUCKETS,
+        )
+
+    def _declare_page(self) -> None:
+        labels = ("model", "endpoint")
+        self._page_duration = self._histogram(
+            "sglang_request_duration_seconds",
+            "Request duration in seconds. Measured by ollad, from the arrival of a request "
+            "to the end of its reply.",
+            labels,
+            _DURATION_BUCKETS,
+            page=True,
+        )
+        self._page_first_token = self._histogram(
+            "sglang_time_to_first_token_seconds",
+            "Time to first token in seconds. Measured by ollad, from the arrival of a request "
+            "to the first byte of its reply.",
+            labels,
+            _FIRST_TOKEN_BUCKETS,
+            page=True,
+        )
+
+    def _counter(self, name: str, doc: str, labels: tuple[str, ...]) -> _Children[Counter]:
+        children = _Children(Counter(name, doc, labels, registry=self.registry), labels)
+        self._all.append(children)
+        return children
+
+    def _gauge(self, name: str, doc: str, labels: tuple[str, ...]) -> _Children[Gauge]:
+        children = _Children(Gauge(name, doc, labels, registry=self.registry), labels)
+        self._all.append(children)
+        return children
+
+    def _histogram(
+        self,
+        name: str,
+        doc: str,
+        labels: tuple[str, ...],
+        buckets: tuple[float, ...],
+        *,
+        page: bool = False,
+    ) -> _Children[Histogram]:
+        registry = self.page_registry if page else self.registry
+        metric = Histogram(name, doc, labels, registry=registry, buckets=buckets)
+        children = _Children(metric, labels)
+        self._all.append(children)
+        return children
+
+    def bind_pool(
+        self,
+        pool: Callable[[], Iterable[Backend]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Show the backends that ``pool`` gives; to be called once.
+
+        Args:
+            pool: gives the present backends, also the source of the model names that are labels.
+            clock: the monotonic seconds that ``Backend.overloaded_until`` is measured in.
+        """
+        self._pool = pool
+        self.registry.register(BackendCollector(pool, clock))
+
+    def bind_log(self, dropped: Callable[[], int]) -> None:
+        """Show how many log lines were dropped; to be called once."""
+        self.registry.register(DroppedLinesCollector(dropped))
+
+    def request_started(self, family: str) -> None:
+        """A request has arrived; ``request_finished`` must follow, whatever becomes of it."""
+        self._in_flight[family,].inc()
+
+    def request_finished(self, record: RequestRecord, seconds: float) -> None:
+        """Count a request: exactly one in ``ollad_requests_total``.
+
+        Args:
+            record: what is known of it; ``family`` as given to ``request_started``.
+            seconds: from its arrival to the end of its answer.
+        """
+        family = (record.family,)
+        self._in_flight[family].dec()
+        self._duration[family].observe(seconds)
+        code = _code(record.status)
+        self._requests[record.family, self._model_label(record, code), code].inc()
+        if record.request_bytes:
+            self._body_in[family].inc(record.request_bytes)
+        if record.response_bytes:
+            self._body_out[family].inc(record.response_bytes)
+        if record.usage is not None and record.endpoint is not None:
+            self.tokens(record.endpoint, record.usage)
+
+    def tokens(self, backend: str, usage: Usage) -> None:
+        """Count the tokens of one reply of ``backend``."""
+        for kind, tokens in (
+            ("input", usage.prompt_tokens),
+            ("output", usage.completion_tokens),
+            ("cached", usage.cached_tokens),
+        ):
+            if tokens:
+                self._tokens[backend, kind].inc(tokens)
+
+    def _model_label(self, record: RequestRecord, code: str) -> str:
+        """The model if some backend serves it: clients must not be able to make up series."""
+        model = record.served_model
+        if model is None:
+            return _OTHER
+        known = (record.family, model, code) in self._requests
+        return model if known or self._served(model) else _OTHER
+
+    def _served(self, model: str) -> bool:
+        return any(backend.serves(model) for backend in self._pool())
+
+    def attempt(self, family: str, backend: str, outcome: str) -> None:
+        """An exchange with a backend has ended; ``outcome`` is one of a fixed set of words."""
+        self._attempts[family, backend, outcome].inc()
+
+    def first_byte(self, family: str, backend: str, seconds: float) -> None:
+        """A backend took ``seconds`` from the start of an exchange to its first byte."""
+        self._first_byte[family, backend].observe(seconds)
+
+    def chunk_gap(self, family: str) -> Callable[[float], None]:
+        """What to call with the seconds between two events of a stream."""
+        return self._gap[family,].observe
+
+    def retry(self, family: str, reason: str) -> None:
+        """A request is sent again."""
+        self._retries[family, reason].inc()
+
+    def retries_exhausted(self, family: str) -> None:
+        """A request that might be sent again is not: no attempt or no backend is left."""
+        self._exhausted[family,].inc()
+
+    def stream_abort(self, family: str, side: str) -> None:
+        """A reply under way was cut; ``side`` is client, upstream or shutdown."""
+        self._aborts[family, side].inc()
+
+    def probe(self, backend: str, result: str, seconds: float) -> None:
+        """A round of probes took ``seconds``; ``result`` is one of a fixed set of words."""
+        self._checks[backend, result].inc()
+        self._check_duration[backend,].observe(seconds)
+
+    def page(self, model: str, endpoint: str) -> PageHistograms:
+        """The histograms behind ``/olla/sglang/metrics`` of a model that ``endpoint`` serves."""
+        histograms = self._page.get((model, endpoint))
+        if histograms is None:
+            label = model if self._served(model) else _OTHER
+            histograms = PageHistograms(
+                self._page_duration[label, endpoint], self._page_first_token[label, endpoint]
+            )
+            if label is model:
+                self._page[model, endpoint] = histograms
+        return histograms
+
+    def forget_backend(self, name: str) -> None:
+        """Remove every series of a backend that is no longer configured."""
+        for children in self._all:
+            children.forget("backend", name)
+            children.forget("endpoint", name)
+        for key in [key for key in self._page if key[1] == name]:
+            del self._page[key]
+
+
+def _code(status: int) -> str:
+    """The status as a label.
+
+    0, no answer at all, becomes 499, as nginx has it; an unregistered code the x00 of its class
+    (RFC 9110 §15).
+    """
+    if status == 0:
+        return _CLIENT_GONE
+    return _CODES.get(status) or f"{min(max(status // 100, 1), 5)}00"

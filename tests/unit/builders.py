@@ -1,0 +1,63 @@
+"""Values that many tests start from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ollad.backends.backend import Backend
+from ollad.backends.snapshot import ModelCard, Snapshot, State
+from ollad.config.schema import Endpoint
+from ollad.record import RequestRecord
+
+
+def make_backend(
+    name: str = "sgl-a",
+    *,
+    models: tuple[str, ...] = ("tiny-llama",),
+    endpoint: dict[str, Any] | None = None,
+    **snapshot: Any,
+) -> Backend:
+    """A backend that is up with weight 1 unless told otherwise."""
+    backend = Backend(
+        Endpoint(**{"url": f"http://{name}.example:30000", "name": name, **(endpoint or {})})
+    )
+    fields: dict[str, Any] = {
+        "state": State.HEALTHY,
+        "reason": "ready",
+        "weight": 1.0,
+        "models": tuple(card(model) for model in models),
+        **snapshot,
+    }
+    backend.snapshot = Snapshot(**fields)
+    return backend
+
+
+def card(model: str, *, parent: str | None = None, **raw: Any) -> ModelCard:
+    """A model card as SGLang 0.5.23 writes it."""
+    document = {
+        "id": model,
+        "object": "model",
+        "created": 1705334400,
+        "owned_by": "sglang",
+        "root": model,
+        "parent": parent,
+        "max_model_len": 8192,
+        **raw,
+    }
+    return ModelCard(id=model, raw=document, parent=parent)
+
+
+def make_record(**fields: Any) -> RequestRecord:
+    """A chat request that was answered with 200."""
+    return RequestRecord(
+        **{
+            "request_id": "0192f0c1-0000-7000-8000-000000000000",
+            "started": 100.0,
+            "client": "192.0.2.7",
+            "method": "POST",
+            "path": "/olla/sglang/v1/chat/completions",
+            "family": "chat",
+            "status": 200,
+            **fields,
+        }
+    )
