@@ -1,0 +1,1 @@
+"""The control plane: probes of every backend, and the verdict on each."""

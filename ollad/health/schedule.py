@@ -1,0 +1,216 @@
+"""The periodic health task: one per backend, the only writer of snapshots."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random as random_module
+import time
+from typing import TYPE_CHECKING, Final, Protocol
+
+import structlog
+
+from ollad.backends.snapshot import Load
+from ollad.health.prober import Prober, Round
+from ollad.health.verdict import Outcome, Result, Standing, judge
+from ollad.routing.weights import weight
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import aiohttp
+
+    from ollad.backends.backend import Backend
+    from ollad.backends.pool import Pool
+    from ollad.backends.snapshot import State
+    from ollad.config.schema import Health
+
+__all__ = ["HealthMonitor", "HealthObserver"]
+
+_JITTER: Final = 0.1
+_LEAST_PAUSE: Final = 0.1
+"""Share of ``check_interval`` that is slept even after a round that took longer than it."""
+
+
+class HealthObserver(Protocol):
+    """Who wants to know of rounds and transitions, for metrics and logs; must not block."""
+
+    def on_probe(self, backend: Backend, result: str, seconds: float) -> None:
+        """A round ended with ``result`` (a value of ``Result``) after ``seconds``."""
+
+    def on_transition(self, backend: Backend, old: State, new: State, reason: str) -> None:
+        """A backend changed its state; its new snapshot is in place."""
+
+
+class HealthMonitor:
+    """Keeps the snapshots of a pool's backends up to date.
+
+    Args:
+        pool: the backends.
+        health: thresholds and intervals.
+        session: client session for probes; stays open when the monitor stops. One connection per
+            probe under way is taken from it, and idle ones must be dropped within 5 seconds.
+        observer: told of every round and transition.
+        clock: monotonic time, seconds.
+        wall: Unix time, seconds.
+        random: a number from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        health: Health,
+        session: aiohttp.ClientSession,
+        *,
+        observer: HealthObserver | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        random: Callable[[], float] = random_module.random,
+    ) -> None:
+        self._observer = observer
+        self._clock = clock
+        self._random = random
+        highest = max((backend.endpoint.priority for backend in pool), default=1)
+        self._watches = [
+            _Watch(
+                backend,
+                health,
+                Prober(
+                    backend.endpoint,
+                    session,
+                    deep_interval=health.deep_interval,
+                    clock=clock,
+                    wall=wall,
+                    random=random,
+                ),
+                highest_priority=highest,
+                wall=wall,
+            )
+            for backend in pool
+        ]
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin probing, every backend at once."""
+        self._tasks = [
+            asyncio.create_task(self._run(watch), name=f"health of {watch.backend.name}")
+            for watch in self._watches
+        ]
+
+    async def stop(self) -> None:
+        """End all probes and wait until they are gone; snapshots stay as they are."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def wait_first_round(self) -> None:
+        """Wait until the first round of every backend ended; each is bounded by its timeouts."""
+        await asyncio.gather(*(watch.probed.wait() for watch in self._watches))
+
+    async def _run(self, watch: _Watch) -> None:
+        interval = watch.backend.endpoint.check_interval
+        try:
+            while True:
+                began = self._clock()
+                await self._round(watch, began)
+                pause = interval * (1 - _JITTER + 2 * _JITTER * self._random())
+                spent = self._clock() - began
+                await asyncio.sleep(max(pause - spent, _LEAST_PAUSE * interval))
+        finally:
+            await watch.prober.close()
+
+    async def _round(self, watch: _Watch, began: float) -> None:
+        backend, old = watch.backend, watch.backend.snapshot.state
+        try:
+            found = await watch.prober.round(old)
+        except Exception as error:  # noqa: BLE001  # the task must outlive any fault of a round
+            structlog.get_logger().exception("health check crashed", endpoint=backend.name)
+            found = Round(Outcome(Result.FAILED, f"internal error ({type(error).__name__})"))
+            found = watch.carried(found)
+        now = self._clock()
+        watch.publish(found, now)
+        watch.probed.set()
+        if self._observer is None:
+            return
+        self._observer.on_probe(backend, found.outcome.result.value, now - began)
+        new = backend.snapshot
+        if new.state is not old:
+            self._observer.on_transition(backend, old, new.state, new.reason)
+
+
+class _Watch:
+    """One backend under observation; ``publish`` is where its snapshot is written."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        health: Health,
+        prober: Prober,
+        *,
+        highest_priority: int,
+        wall: Callable[[], float],
+    ) -> None:
+        self.backend = backend
+        self.prober = prober
+        self.probed = asyncio.Event()
+        self._health = health
+        self._highest_priority = highest_priority
+        self._wall = wall
+        self._standing = Standing()
+
+    def carried(self, found: Round) -> Round:
+        """``found`` with what the last snapshot knows in place of nothing."""
+        last = self.backend.snapshot
+        return dataclasses.replace(
+            found,
+            engine=last.engine,
+            models=last.models,
+            native_health=last.native_health,
+            native_metrics=last.native_metrics,
+        )
+
+    def publish(self, found: Round, now: float) -> None:
+        """Judge a round and replace the snapshot, at monotonic time ``now``."""
+        health, last, before = self._health, self.backend.snapshot, self._standing
+        standing = judge(
+            before, found.outcome, fall=health.fall, rise=health.rise, now=now, ramp=health.ramp
+        )
+        load = found.load
+        if load is None:
+            load = last.load if standing.state.routable else Load()
+        checked = self._wall()
+        self._standing = standing
+        self.backend.snapshot = dataclasses.replace(
+            last,
+            state=standing.state,
+            reason=standing.reason,
+            since=last.since if standing.state is before.state else checked,
+            weight=weight(
+                self.backend.endpoint.priority,
+                self._highest_priority,
+                load.token_usage,
+                standing.state,
+                seconds_recovering=now - standing.since,
+                ramp=health.ramp,
+            ),
+            checked=checked,
+            failures=standing.failures,
+            engine=found.engine,
+            load=load,
+            models=found.models,
+            native_health=found.native_health,
+            native_metrics=found.native_metrics,
+        )
+        self._log(before, standing)
+
+    def _log(self, before: Standing, after: Standing) -> None:
+        """Say once that something went wrong, once that it is over."""
+        log = structlog.get_logger().bind(endpoint=self.backend.name, reason=after.reason)
+        if after.state is not before.state:
+            say = log.info if after.state.routable else log.warning
+            say("backend changed state", old=before.state.value, new=after.state.value)
+        elif after.state.routable and after.failures == 1 and before.failures == 0:
+            log.warning("health check failed")
+        elif after.state.routable and before.failures and not after.failures:
+            log.info("health check passes again", failed=before.failures)

@@ -1,0 +1,1 @@
+"""The pure choice of a backend: what it weighs, and who is picked."""

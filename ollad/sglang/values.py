@@ -1,0 +1,60 @@
+"""Values out of replies that nobody vouches for: the right type, or None.
+
+Everything here is total: it takes any object JSON or a text format can yield and never raises.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["boolean", "count", "fraction", "items", "mapping", "number", "text"]
+
+_ROUNDING = 0.01
+"""How far a share may lie outside 0..1 through rounding before it is taken for something else."""
+
+
+def boolean(value: object) -> bool | None:
+    """``value`` if it is true or false, else None."""
+    return value if isinstance(value, bool) else None
+
+
+def number(value: object) -> float | None:
+    """``value`` as a finite float, else None; booleans are no numbers."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        result = float(value)
+    except OverflowError:
+        return None
+    return result if math.isfinite(result) else None
+
+
+def count(value: object) -> int | None:
+    """``value`` as a whole number of 0 or more (``5.0`` is 5), else None."""
+    result = number(value)
+    return int(result) if result is not None and result >= 0 and result.is_integer() else None
+
+
+def fraction(value: object) -> float | None:
+    """``value`` as a share from 0 to 1, rounding errors cut off, else None."""
+    result = number(value)
+    if result is None or not -_ROUNDING <= result <= 1 + _ROUNDING:
+        return None
+    return min(1.0, max(0.0, result))
+
+
+def text(value: object) -> str | None:
+    """``value`` if it is a string that is not empty, else None."""
+    return value if isinstance(value, str) and value else None
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """``value`` if it is an object, else an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def items(value: object) -> list[Mapping[str, Any]]:
+    """The objects in ``value`` if it is a list, else none."""
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
