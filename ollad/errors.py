@@ -7,8 +7,11 @@ written for the person who sent the request: they never name a backend's address
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = [
     "BackendError",
@@ -69,6 +72,17 @@ class GatewayError(OlladError):
         self.headers = headers
         if code is not None:
             self.code = code
+
+    def envelope(self) -> Mapping[str, Any]:
+        """The error as OpenAI's clients expect it."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.kind,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
 
 
 class BadRequestError(GatewayError):
@@ -135,11 +149,14 @@ class UnavailableError(GatewayError):
     code = "unavailable"
 
     def __init__(
-        self, message: str, *, retry_after: int = 1, param: str | None = None, code: str | None = None
+        self,
+        message: str,
+        *,
+        retry_after: int = 1,
+        param: str | None = None,
+        code: str | None = None,
     ) -> None:
-        super().__init__(
-            message, param=param, code=code, headers={"Retry-After": str(retry_after)}
-        )
+        super().__init__(message, param=param, code=code, headers={"Retry-After": str(retry_after)})
 
 
 class BackendTimeoutError(GatewayError):

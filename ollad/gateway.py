@@ -6,6 +6,7 @@ it once and keeps it to its end. The rest lives as long as the process.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ollad.headers import TrustedProxies
     from ollad.metrics import Telemetry
 
-__all__ = ["GATEWAY", "Gateway", "Runtime"]
+__all__ = ["GATEWAY", "Gateway", "Runtime", "Traffic"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,33 @@ class Runtime:
     config: Config
     pool: Pool
     trusted_proxies: TrustedProxies
+
+
+class Traffic:
+    """Counts requests under way, so that a daemon that drains knows when it is done.
+
+    Attributes:
+        count: requests whose answer has not ended.
+        idle: set while there are none.
+    """
+
+    __slots__ = ("count", "idle")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    def enter(self) -> None:
+        """A request has begun; ``leave`` must follow."""
+        self.count += 1
+        self.idle.clear()
+
+    def leave(self) -> None:
+        """Its answer has ended."""
+        self.count -= 1
+        if self.count == 0:
+            self.idle.set()
 
 
 @dataclass(slots=True)
@@ -45,6 +73,7 @@ class Gateway:
         clock: monotonic seconds.
         wall: Unix seconds.
         draining: set once the daemon stops taking requests.
+        traffic: requests to the API whose answer has not ended.
         started: when it was made, by ``clock``.
     """
 
@@ -55,6 +84,7 @@ class Gateway:
     clock: Callable[[], float]
     wall: Callable[[], float]
     draining: bool = False
+    traffic: Traffic = field(default_factory=Traffic)
     started: float = field(init=False)
 
     def __post_init__(self) -> None:

@@ -9,13 +9,14 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
-from aiohttp import web
 from yarl import URL
 
 from ollad.relay.exchange import Fault, Outcome, Plan, ReplyHead
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from aiohttp import web
 
     from ollad.backends.backend import Backend
     from ollad.config.schema import Proxy
@@ -63,14 +64,9 @@ class Relay:
     """Sends requests to backends and their replies to sinks."""
 
     def __init__(
-        self,
-        session: aiohttp.ClientSession,
-        proxy: Proxy,
-        *,
-        clock: Callable[[], float] = time.monotonic,
+        self, session: aiohttp.ClientSession, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._session = session
-        self._proxy = proxy
         self._clock = clock
 
     async def forward(
@@ -78,6 +74,7 @@ class Relay:
         request: UpstreamRequest,
         backend: Backend,
         sink: Sink,
+        proxy: Proxy,
         *,
         last: bool = True,
         deadline: float | None = None,
@@ -88,6 +85,7 @@ class Relay:
             request: what to send.
             backend: where to.
             sink: what becomes of the reply.
+            proxy: the timeouts to keep.
             last: pass a reply on even if it refuses the request; no other backend will be asked.
             deadline: monotonic time by which the exchange must have ended, or None.
 
@@ -98,7 +96,7 @@ class Relay:
             asyncio.CancelledError: the client went away; the upstream connection is closed.
             ConnectionError: the client went away while it was written to; likewise.
         """
-        exchange = _Exchange(self._session, self._proxy, self._clock, request, backend, sink, last)
+        exchange = _Exchange(self._session, proxy, self._clock, request, backend, sink, last)
         if deadline is None:
             return await exchange.run()
         timeout = asyncio.timeout(deadline - self._clock())
@@ -264,9 +262,9 @@ async def _cut(response: web.StreamResponse) -> None:
     last bytes, and a close-delimited one is reset (RFC 9112 §8).
     """
     request = response._req  # noqa: SLF001 - aiohttp offers no other way to reach the transport
-    transport = None if request is None else request.transport
-    if transport is None:
+    if request is None or request.transport is None:
         return
+    transport = request.transport
     with suppress(ConnectionError):
         await request.writer.drain()
     if response.chunked or response.content_length is not None:

@@ -1,0 +1,7 @@
+"""``python -m ollad``."""
+
+import sys
+
+from ollad.cli import main
+
+sys.exit(main())

@@ -1,0 +1,72 @@
+"""A client's request on its way to a backend, as one frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ollad.backends.backend import Backend
+
+__all__ = ["Call", "Inbound"]
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """Where a request came from.
+
+    Attributes:
+        headers: as received, in order.
+        request_id: ollad's id for the request.
+        peer: address of the connection's other end.
+        scheme: ``http`` or ``https``.
+        host: the Host header.
+        trusted: whether the peer's X-Forwarded-* headers are believed.
+    """
+
+    headers: tuple[tuple[str, str], ...]
+    request_id: str
+    peer: str
+    scheme: str
+    host: str
+    trusted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One exchange that ollad wants with some backend.
+
+    Attributes:
+        family: endpoint family, for metrics.
+        method: HTTP method towards the backend.
+        target: path and query below the backend's URL.
+        body: the bytes to send.
+        inbound: the client's side.
+        document: the body parsed, when it is a JSON object.
+        model: id of the model that the backend must serve, or None for any.
+        rid: the client's own ``rid``, which never reaches a backend.
+        tenant: whom conversations and affinity belong to.
+        identity: ask for a reply without content encoding, since ollad will read it.
+        pinned: name of the only backend that can answer, or None.
+        suits: what else a backend must be able to do, or None.
+    """
+
+    family: str
+    method: str
+    target: str
+    body: bytes
+    inbound: Inbound
+    document: Mapping[str, Any] | None = None
+    model: str | None = None
+    rid: str | None = None
+    tenant: str = ""
+    identity: bool = False
+    pinned: str | None = None
+    suits: Callable[[Backend], bool] | None = None
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the client asked for a stream."""
+        return self.document is not None and self.document.get("stream") is True

@@ -1,0 +1,42 @@
+"""The command line: one module a command, each with ``add_parser`` and ``run``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+from ollad import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["EX_CONFIG", "EX_FAILED", "EX_OK", "main", "make_parser"]
+
+EX_OK: Final = 0
+EX_FAILED: Final = 1
+EX_CONFIG: Final = 78
+"""The configuration cannot be used (sysexits.h); the unit does not restart after it."""
+
+_COMMANDS: Final = ("serve", "check")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="ollad",
+        description="A streaming reverse proxy for SGLang inference servers.",
+        epilog="Exit codes: 0 fine, 1 failed, 2 usage, 78 configuration.",
+    )
+    parser.add_argument("--version", action="version", version=f"ollad {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in _COMMANDS:
+        import_module(f"ollad.cli.{name}").add_parser(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = make_parser().parse_args(sys.argv[1:] if arguments is None else arguments)
+    return int(options.run(options))

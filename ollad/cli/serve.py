@@ -1,0 +1,57 @@
+"""``ollad serve``: run the daemon."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import structlog
+import uvloop
+
+from ollad.cli import EX_CONFIG, EX_FAILED, EX_OK
+from ollad.config.load import load_file
+from ollad.config.schema import DEFAULT_PATH
+from ollad.daemon import Daemon
+from ollad.errors import ConfigError
+from ollad.logs import configure
+
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["add_parser", "run"]
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("serve", help="run the daemon", description=__doc__)
+    parser.add_argument(
+        "--config", metavar="PATH", default=DEFAULT_PATH, help="default: %(default)s"
+    )
+    parser.add_argument("--host", help="address to listen on, instead of server.host")
+    parser.add_argument("--port", type=int, help="port to listen on, instead of server.port")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until told to stop."""
+    try:
+        config = load_file(options.config, os.environ)
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return EX_CONFIG
+    server = replace(
+        config.server,
+        host=config.server.host if options.host is None else options.host,
+        port=config.server.port if options.port is None else options.port,
+    )
+    lines = configure(config.logging, stream=sys.stderr.buffer, environ=os.environ)
+    logger = structlog.get_logger()
+    daemon = Daemon(replace(config, server=server), logger, lines)
+    try:
+        uvloop.run(daemon.run())
+    except OSError as error:
+        logger.exception("cannot listen", host=server.host, port=server.port, error=str(error))
+        return EX_FAILED
+    return EX_OK

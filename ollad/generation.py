@@ -1,0 +1,76 @@
+"""What generation routes share: how their replies are read, and what ollad adds to them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from ollad.gateway import GATEWAY
+from ollad.record import RECORD
+from ollad.replies import Reading
+from ollad.serving import relay_call
+from ollad.sglang.annotate import generate_usage, metrics_member, openai_usage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aiohttp import web
+
+    from ollad.call import Call
+    from ollad.gateway import Runtime
+    from ollad.serving import Relayed
+    from ollad.sglang.annotate import Usage
+
+__all__ = [
+    "GENERATE",
+    "OPENAI",
+    "context_tokens",
+    "elapsed_milliseconds",
+    "generated_text",
+    "relay_generation",
+    "upstream_rid",
+]
+
+OPENAI: Final = Reading("openai", openai_usage)
+"""Replies of the OpenAI-compatible routes."""
+
+GENERATE: Final = Reading("generate", generate_usage, tail=1024 * 1024)
+"""Replies of ``/generate``; the last event of a stream repeats the whole text."""
+
+
+async def relay_generation(
+    request: web.Request, runtime: Runtime, call: Call
+) -> web.StreamResponse:
+    """Relay an OpenAI-style generation; a whole reply gets the page's ``metrics`` member."""
+
+    def members(_reply: Mapping[str, Any], usage: Usage) -> Mapping[str, bytes]:
+        return {"metrics": metrics_member(usage, elapsed_milliseconds(request))}
+
+    relayed = await relay_call(request, runtime, call, OPENAI, members)
+    return relayed.response
+
+
+def elapsed_milliseconds(request: web.Request) -> int:
+    """Time since the request arrived, as the page's members give it."""
+    return round((request.app[GATEWAY].clock() - request[RECORD].started) * 1000)
+
+
+def upstream_rid(reply: Mapping[str, Any] | None) -> str | None:
+    """The id under which SGLang ran a ``/generate`` request."""
+    meta = None if reply is None else reply.get("meta_info")
+    rid = meta.get("id") if isinstance(meta, dict) else None
+    return rid if isinstance(rid, str) else None
+
+
+def generated_text(relayed: Relayed) -> str | None:
+    """The whole completion of a single ``/generate`` request, or None if it is not known."""
+    if relayed.sink.scanner is not None:
+        return relayed.sink.scanner.generate_text()
+    text = None if relayed.document is None else relayed.document.get("text")
+    return text if isinstance(text, str) else None
+
+
+def context_tokens(usage: Usage | None) -> int | None:
+    """Tokens of prompt and completion together."""
+    if usage is None or usage.prompt_tokens is None or usage.completion_tokens is None:
+        return None
+    return usage.prompt_tokens + usage.completion_tokens

@@ -1,0 +1,250 @@
+"""``POST /batch``: many native generations in one request.
+
+SGLang has no such route. Unless a backend does, ollad sends each item as a ``/generate`` of its
+own: in order, a bounded number at once, the first of a group with a common beginning ahead of the
+rest, so that the others find it in the radix cache. A failed item has its error in its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from ollad.errors import BackendError, BadRequestError, GatewayError, PayloadTooLargeError
+from ollad.gateway import GATEWAY
+from ollad.generation import GENERATE
+from ollad.intake import fresh_rid, read_call, resolve_model
+from ollad.native import relay_native
+from ollad.record import RECORD, RequestRecord
+from ollad.responses import json_response
+from ollad.serving import fetch
+from ollad.sglang.annotate import generate_usage, meta_member
+from ollad.sglang.errors import error_message
+from ollad.sglang.parameters import refuse_fields
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from aiohttp import web
+
+    from ollad.call import Call
+    from ollad.gateway import Gateway, Runtime
+    from ollad.sglang.annotate import Usage
+
+__all__ = ["batch"]
+
+_ROUTE: Final = "/batch"
+_PROMPTS: Final = ("text", "input_ids", "input_embeds")
+
+_COMMON_CHARACTERS: Final = 256
+"""Items that begin with the same this many characters are a group."""
+
+_HEAD_START_SECONDS: Final = 1.0
+"""How long a group waits for its first item, whose prefill fills the cache for the others."""
+
+
+async def batch(request: web.Request) -> web.StreamResponse:
+    """Run every item and answer with all results in order."""
+    gateway = request.app[GATEWAY]
+    runtime = gateway.runtime
+    call = await read_call(request, runtime, _ROUTE, identity=True)
+    response = await relay_native(request, runtime, call, _ROUTE, GENERATE)
+    if response is not None:
+        return response
+    items = _items(call.document or {}, runtime.config.batch.max_items)
+    calls = [_item_call(request, runtime, call, item) for item in items]
+    run = _Run(request, gateway, runtime, calls)
+    await run.all(items)
+    return json_response(run.result())
+
+
+def _items(document: Mapping[str, Any], most: int) -> Sequence[Mapping[str, Any]]:
+    """The batch's items, each known to be a request that ``/generate`` can take."""
+    items = document.get("requests")
+    if not isinstance(items, list) or not items:
+        raise BadRequestError("'requests' must be a list of requests, not empty.", param="requests")
+    if len(items) > most:
+        raise PayloadTooLargeError(
+            f"A batch takes at most {most} requests (batch.max_items), not {len(items)}.",
+            param="requests",
+        )
+    if document.get("stream"):
+        raise BadRequestError("A batch cannot be streamed; leave 'stream' out.", param="stream")
+    for index, item in enumerate(items):
+        _check_item(item, f"requests[{index}]")
+    return items
+
+
+def _check_item(item: Any, where: str) -> None:
+    if not isinstance(item, dict):
+        raise BadRequestError(f"'{where}' must be an object.", param=where)
+    try:
+        refuse_fields(item)
+    except BadRequestError as error:
+        raise BadRequestError(f"{where}: {error.message}", param=f"{where}.{error.param}") from None
+    if item.get("stream"):
+        raise BadRequestError(
+            f"'{where}.stream': items of a batch cannot be streamed.", param=f"{where}.stream"
+        )
+    if not any(item.get(name) for name in _PROMPTS):
+        raise BadRequestError(
+            f"'{where}' has no prompt: give it a 'text' or 'input_ids'.", param=where
+        )
+    if isinstance(item.get("text"), list):
+        raise BadRequestError(
+            f"'{where}.text' must be one string; make a request of each.", param=f"{where}.text"
+        )
+
+
+def _item_call(request: web.Request, runtime: Runtime, call: Call, item: Mapping[str, Any]) -> Call:
+    document = dict(item)
+    model = call.model
+    if "model" in item:
+        model, spliced = resolve_model(request, runtime, item)
+        document["model"] = spliced or item["model"]
+    if item.get("rid") is not None:
+        document["rid"] = fresh_rid()
+    return replace(
+        call, method="POST", target="/generate", body=orjson.dumps(document), model=model
+    )
+
+
+class _Run:
+    """One batch under way."""
+
+    def __init__(
+        self, request: web.Request, gateway: Gateway, runtime: Runtime, calls: Sequence[Call]
+    ) -> None:
+        self._gateway = gateway
+        self._runtime = runtime
+        self._record = request[RECORD]
+        self._calls = calls
+        self._slots = asyncio.Semaphore(runtime.config.batch.concurrency)
+        self._replies: list[Mapping[str, Any]] = [{} for _ in calls]
+        self._hit_rates: list[float] = []
+        self._endpoints: set[str] = set()
+        self._bytes_left = runtime.config.server.max_body_size
+
+    async def all(self, items: Sequence[Mapping[str, Any]]) -> None:
+        """Run all items; none is left running when this ends, however it ends."""
+        async with asyncio.TaskGroup() as tasks:
+            for group in _groups(items):
+                tasks.create_task(self._group(items, group))
+
+    async def _group(self, items: Sequence[Mapping[str, Any]], group: Sequence[int]) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            first, *rest = group
+            leader = tasks.create_task(self._item(first, items[first]))
+            if rest:
+                await asyncio.wait((leader,), timeout=_HEAD_START_SECONDS)
+            for index in rest:
+                tasks.create_task(self._item(index, items[index]))
+
+    async def _item(self, index: int, item: Mapping[str, Any]) -> None:
+        async with self._slots:
+            record = _item_record(self._record, index, self._gateway.clock())
+            try:
+                status, body = await fetch(self._gateway, self._runtime, self._calls[index], record)
+                self._replies[index] = self._reply(item, record, status, body)
+            except GatewayError as error:
+                self._replies[index] = error.envelope()  # the others go on
+            if record.endpoint is not None:
+                self._endpoints.add(record.endpoint)
+
+    def _reply(
+        self, item: Mapping[str, Any], record: RequestRecord, status: int, body: bytes
+    ) -> Mapping[str, Any]:
+        self._bytes_left -= len(body)
+        if self._bytes_left < 0:
+            raise PayloadTooLargeError(
+                "The replies of this batch are larger than server.max_body_size together."
+            )
+        reply = _parsed(body)
+        if status >= 400 or reply is None:
+            raise _failed(status, reply)
+        usage = generate_usage(reply)
+        self._count(record, usage)
+        prompt, text = item.get("text"), reply.get("text")
+        rid = item.get("rid")
+        meta = meta_member(
+            usage,
+            request_id=record.request_id,
+            rid=rid if isinstance(rid, str) else None,
+            total_ms=round((self._gateway.clock() - record.started) * 1000),
+        )
+        return {
+            "text": (prompt if isinstance(prompt, str) else "") + (text or ""),
+            "meta": orjson.Fragment(meta),
+            "meta_info": reply.get("meta_info"),
+        }
+
+    def _count(self, record: RequestRecord, usage: Usage) -> None:
+        if record.endpoint is not None:
+            self._gateway.telemetry.tokens(record.endpoint, usage)
+        if usage.prompt_tokens and usage.cached_tokens is not None:
+            self._hit_rates.append(usage.cached_tokens / usage.prompt_tokens)
+
+    def result(self) -> Mapping[str, Any]:
+        """The page's reply."""
+        record = self._record
+        record.endpoint = ",".join(sorted(self._endpoints)) or None
+        rates = self._hit_rates
+        record.cache_hit = "unknown" if not rates else "true" if any(rates) else "false"
+        total = round((self._gateway.clock() - record.started) * 1000)
+        return {
+            "responses": self._replies,
+            "batch_meta": {
+                "total_requests": len(self._replies),
+                "successful": sum("error" not in reply for reply in self._replies),
+                "total_time_ms": total,
+                "avg_radix_cache_hit_rate": round(sum(rates) / len(rates), 4) if rates else None,
+            },
+        }
+
+
+def _groups(items: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[int]]:
+    """Indices of the items, those that begin alike together, in order of first appearance."""
+    beginnings = [_beginning(item, index) for index, item in enumerate(items)]
+    first_seen = {beginning: index for index, beginning in reversed([*enumerate(beginnings)])}
+    order = sorted(range(len(items)), key=lambda index: first_seen[beginnings[index]])
+    return [tuple(group) for _, group in groupby(order, key=lambda index: beginnings[index])]
+
+
+def _beginning(item: Mapping[str, Any], index: int) -> str | int:
+    text = item.get("text")
+    if isinstance(text, str) and len(text) >= _COMMON_CHARACTERS:
+        return text[:_COMMON_CHARACTERS]
+    return index
+
+
+def _item_record(batch_record: RequestRecord, index: int, started: float) -> RequestRecord:
+    return RequestRecord(
+        request_id=f"{batch_record.request_id}-{index}",
+        started=started,
+        client=batch_record.client,
+        method=batch_record.method,
+        path=batch_record.path,
+        family=batch_record.family,
+    )
+
+
+def _parsed(body: bytes) -> Mapping[str, Any] | None:
+    try:
+        reply = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return reply if isinstance(reply, dict) else None
+
+
+def _failed(status: int, reply: Mapping[str, Any] | None) -> GatewayError:
+    """A backend's own refusal of an item, in the envelope of the other errors."""
+    if status < 400:
+        return BackendError("The backend's reply is no JSON object.")
+    error = GatewayError(error_message(reply) or f"The backend answered {status}.")
+    error.code = "backend_refused"
+    error.kind = "invalid_request_error" if status < 500 else "api_error"
+    return error

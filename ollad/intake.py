@@ -1,0 +1,262 @@
+"""From a client's HTTP request to a call: reading, guarding and naming the model.
+
+Everything that can be wrong with a request is found here, before a backend is chosen.
+"""
+
+from __future__ import annotations
+
+import uuid
+from email.message import Message
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from ollad.call import Call, Inbound
+from ollad.errors import (
+    BadRequestError,
+    NotFoundError,
+    PayloadTooLargeError,
+    UnavailableError,
+    UnsupportedMediaTypeError,
+)
+from ollad.jsontext import parse_object, replace_members
+from ollad.multipart import form_field
+from ollad.record import RECORD
+from ollad.sglang.media import check_media
+from ollad.sglang.parameters import ignored_parameters, refuse_fields, replace_rid
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aiohttp import web
+
+    from ollad.gateway import Runtime
+
+__all__ = ["fresh_rid", "inbound_of", "read_body", "read_call", "read_upload", "resolve_model"]
+
+_DEFAULT_MODEL: Final = "default"
+"""What SGLang's own client sends when it does not care."""
+
+_LISTED_MODELS: Final = 20
+
+
+async def read_body(request: web.Request, limit: int) -> bytes:
+    """Read the request body.
+
+    What can be refused from the headers alone is refused before ``100 Continue`` is sent
+    (RFC 9110 §10.1.1).
+
+    Raises:
+        UnsupportedMediaTypeError: the body has a content encoding.
+        PayloadTooLargeError: it is longer than ``limit`` bytes.
+    """
+    encoding = request.headers.get("Content-Encoding", "identity")
+    if encoding.strip().lower() not in ("", "identity"):
+        raise UnsupportedMediaTypeError(
+            "Request bodies with a Content-Encoding are not taken; send the body uncompressed.",
+            param="Content-Encoding",
+            code="unsupported_content_encoding",
+        )
+    if (request.content_length or 0) > limit:
+        raise _too_large(limit)
+    if "Expect" in request.headers and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.content.iter_any():
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        chunks.append(chunk)
+    request[RECORD].request_bytes = size
+    return b"".join(chunks)
+
+
+def _too_large(limit: int) -> PayloadTooLargeError:
+    return PayloadTooLargeError(
+        f"The request body is larger than {limit} bytes (server.max_body_size)."
+    )
+
+
+def inbound_of(request: web.Request, runtime: Runtime) -> Inbound:
+    """Describe where the request came from."""
+    peer = request.remote or ""
+    return Inbound(
+        headers=tuple(request.headers.items()),
+        request_id=request[RECORD].request_id,
+        peer=peer,
+        scheme=request.scheme,
+        host=request.headers.get("Host", ""),
+        trusted=peer in runtime.trusted_proxies,
+    )
+
+
+async def read_call(
+    request: web.Request, runtime: Runtime, target: str, *, identity: bool = False
+) -> Call:
+    """Read a JSON request that is to be relayed to ``target``.
+
+    The body stays the client's bytes but for ``rid``, which is always replaced, and ``model``
+    when an alias is used.
+
+    Args:
+        request: the client's request.
+        runtime: the present configuration.
+        target: path on the backend; the client's query is appended.
+        identity: whether the reply must come without content encoding.
+
+    Raises:
+        GatewayError: whatever is wrong with it, as a 4xx.
+    """
+    if request.content_type != "application/json":
+        raise UnsupportedMediaTypeError(
+            f"Content-Type '{request.headers.get('Content-Type', '')}' is not taken here; "
+            "send JSON with 'Content-Type: application/json'.",
+            param="Content-Type",
+        )
+    body = await read_body(request, runtime.config.server.max_body_size)
+    document = parse_object(body)
+    refuse_fields(document)
+    check_media(document, runtime.config.media)
+    record = request[RECORD]
+    record.ignored_parameters = ignored_parameters(document)
+    body, rid = replace_rid(body, document, fresh_rid)
+    model, spliced = resolve_model(request, runtime, document)
+    if spliced is not None:
+        body = replace_members(body, {"model": orjson.dumps(spliced)})
+    return Call(
+        family=record.family,
+        method=request.method,
+        target=_with_query(target, request),
+        body=body,
+        inbound=inbound_of(request, runtime),
+        document=document,
+        model=model,
+        rid=rid,
+        identity=identity,
+    )
+
+
+async def read_upload(request: web.Request, runtime: Runtime, target: str) -> Call:
+    """Read a form with a file, to be relayed to ``target`` as it is.
+
+    The form's ``model`` field says which model it is for, as ``model`` does in a JSON body; an
+    alias is not taken, since that would mean rewriting the form.
+
+    Raises:
+        GatewayError: whatever is wrong with it, as a 4xx.
+    """
+    boundary = request.content_type == "multipart/form-data" and _boundary(request)
+    if not boundary:
+        raise UnsupportedMediaTypeError(
+            "Send the file as 'Content-Type: multipart/form-data' with a boundary.",
+            param="Content-Type",
+        )
+    body = await read_body(request, runtime.config.server.max_body_size)
+    model, spliced = resolve_model(request, runtime, {"model": form_field(body, boundary, "model")})
+    if spliced is not None:
+        raise BadRequestError(
+            f"Name the model by its own id here, '{spliced}', not by an alias.", param="model"
+        )
+    return Call(
+        family=request[RECORD].family,
+        method=request.method,
+        target=_with_query(target, request),
+        body=body,
+        inbound=inbound_of(request, runtime),
+        model=model,
+    )
+
+
+def _boundary(request: web.Request) -> str | None:
+    message = Message()
+    message["Content-Type"] = request.headers["Content-Type"]
+    return message.get_boundary()
+
+
+def resolve_model(
+    request: web.Request, runtime: Runtime, document: Mapping[str, Any]
+) -> tuple[str, str | None]:
+    """Find the model a request is for.
+
+    The body's ``model`` counts, then the ``X-Olla-Model`` header, then the only model there is.
+
+    Returns:
+        The model's id at the backends, and the name to write into the body if that differs from
+        what stands there.
+
+    Raises:
+        BadRequestError: no model named and several served, or a name that is no string.
+        NotFoundError: a model that no backend serves.
+        UnavailableError: no backend is up, or none of those that serve it.
+    """
+    record = request[RECORD]
+    named = document.get("model")
+    if named is not None and not isinstance(named, str):
+        raise BadRequestError(f"'model' must be a string, not {named!r:.40}.", param="model")
+    wanted = named or request.headers.get("X-Olla-Model")
+    record.model = wanted
+    served = runtime.pool.models()
+    if not served:
+        raise UnavailableError("No backend is up. Try again shortly.", code="no_backend")
+    if not wanted or (wanted == _DEFAULT_MODEL and wanted not in served):
+        record.served_model = _only_model(runtime)
+        record.model = record.model or record.served_model
+        return record.served_model, None
+    target = runtime.config.routing.model_aliases.get(wanted, wanted)
+    if target not in served:
+        raise _unserved(runtime, wanted, target, served)
+    record.served_model = target
+    return target, target if named is not None and target != named else None
+
+
+def _only_model(runtime: Runtime) -> str:
+    """The only base model served by anyone."""
+    bases = sorted(
+        {
+            card.id
+            for backend in runtime.pool.routable()
+            for card in backend.snapshot.models
+            if card.parent is None
+        }
+    )
+    if len(bases) == 1:
+        return bases[0]
+    raise BadRequestError(
+        f"Several models are served here; name one as 'model' (or in the header X-Olla-Model): "
+        f"{_listed(bases)}.",
+        param="model",
+        code="model_required",
+    )
+
+
+def _unserved(
+    runtime: Runtime, wanted: str, target: str, served: tuple[str, ...]
+) -> NotFoundError | UnavailableError:
+    if any(backend.serves(target) for backend in runtime.pool):
+        return UnavailableError(
+            f"The backends that serve the model '{wanted}' are out at the moment.",
+            param="model",
+            code="no_backend",
+        )
+    known = sorted({*served, *runtime.config.routing.model_aliases})
+    return NotFoundError(
+        f"The model '{wanted}' is not served here. Known models: {_listed(known)}.",
+        param="model",
+        code="model_not_found",
+    )
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _LISTED_MODELS
+    return ", ".join(names[:_LISTED_MODELS]) + (f" and {more} more" if more > 0 else "")
+
+
+def _with_query(target: str, request: web.Request) -> str:
+    query = request.rel_url.raw_query_string
+    return f"{target}?{query}" if query else target
+
+
+def fresh_rid() -> str:
+    """A request id for SGLang: 32 hex digits, so that none is a prefix of another."""
+    return uuid.uuid4().hex

@@ -1,0 +1,180 @@
+"""What becomes of a backend's reply on its way to the client.
+
+``ClientSink`` decides between holding a reply, to read its figures and add to it, and streaming
+it on; ``HoldSink`` keeps replies that ollad asked for on its own account.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from ollad.errors import BackendError
+from ollad.headers import reply_headers
+from ollad.record import RECORD
+from ollad.relay.exchange import Plan
+from ollad.sglang.annotate import cache_hit, spec_decode
+from ollad.sglang.events import StreamScanner, overloaded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ollad.gateway import Gateway, Runtime
+    from ollad.record import RequestRecord
+    from ollad.relay.exchange import ReplyHead
+    from ollad.sglang.annotate import Usage
+
+__all__ = ["HELD_REPLY_BYTES", "ClientSink", "HoldSink", "Reading", "client_headers"]
+
+HELD_REPLY_BYTES: Final = 1024 * 1024
+"""Longer replies are not held back for their figures."""
+
+_OWN_REPLY_BYTES: Final = 16 * 1024 * 1024
+"""Longest reply to an exchange of ollad's own, such as an item of a batch."""
+
+
+class Reading:
+    """How the replies of one endpoint family are read.
+
+    Args:
+        kind: what ``StreamScanner.final_usage`` calls the family's streams.
+        usage: reads the figures of a whole reply; None where it has none worth holding it for.
+        cached: whether the radix cache plays a part at all.
+        tail: bytes of a stream's end that are kept for its final figures.
+    """
+
+    __slots__ = ("cached", "kind", "tail", "usage")
+
+    def __init__(
+        self,
+        kind: str,
+        usage: Callable[[Mapping[str, Any]], Usage] | None,
+        *,
+        cached: bool = True,
+        tail: int = 64 * 1024,
+    ) -> None:
+        self.kind = kind
+        self.usage = usage
+        self.cached = cached
+        self.tail = tail
+
+
+class ClientSink:
+    """Sends a reply on to the client of ``request``.
+
+    Attributes:
+        scanner: what was seen of a stream, or None for any other reply.
+    """
+
+    def __init__(
+        self, request: web.Request, gateway: Gateway, runtime: Runtime, reading: Reading
+    ) -> None:
+        self._request = request
+        self._record: RequestRecord = request[RECORD]
+        self._gateway = gateway
+        self._pool = runtime.pool
+        self._reading = reading
+        self._last_chunk: float | None = None
+        self._observe_gap: Callable[[float], None] | None = None
+        self.scanner: StreamScanner | None = None
+        if reading.cached:
+            self._record.cache_hit = self._record.spec_decode = "unknown"
+
+    @property
+    def limit(self) -> int:
+        """Most bytes to hold."""
+        return HELD_REPLY_BYTES
+
+    def plan(self, head: ReplyHead) -> Plan:
+        """Hold errors, which may be retried, and JSON whose figures are wanted."""
+        if head.content_length is not None and head.content_length > HELD_REPLY_BYTES:
+            return Plan.STREAM
+        if head.status >= 400:
+            return Plan.HOLD
+        wanted = self._reading.usage is not None and head.content_type.startswith(
+            "application/json"
+        )
+        return Plan.HOLD if wanted else Plan.STREAM
+
+    def refuses(self, head: ReplyHead, first: bytes) -> bool:
+        """Whether the stream begins with SGLang's queue-full error."""
+        return head.event_stream and overloaded(first)
+
+    async def begin(self, head: ReplyHead, first: bytes) -> web.StreamResponse:
+        """Start the client's response."""
+        record = self._record
+        record.first_byte = self._gateway.clock() - record.started
+        response = web.StreamResponse(
+            status=head.status, reason=head.reason, headers=client_headers(head)
+        )
+        if head.event_stream:
+            record.streamed = True
+            response.headers["X-Accel-Buffering"] = "no"
+            if self._reading.cached:
+                peek = StreamScanner(tail=self._reading.tail)
+                peek.feed(first)
+                self._announce(peek.final_usage(self._reading.kind))
+            self.scanner = StreamScanner(tail=self._reading.tail)
+            self._observe_gap = self._gateway.telemetry.chunk_gap(record.family)
+        if head.content_length is not None:
+            response.content_length = head.content_length
+        elif self._request.version >= (1, 1):
+            response.enable_chunked_encoding()
+        await response.prepare(self._request)
+        return response
+
+    def observe(self, chunk: bytes, now: float) -> None:
+        """Count the bytes, time the gap, and scan a stream for its figures."""
+        self._record.response_bytes += len(chunk)
+        if self.scanner is not None:
+            self.scanner.feed(chunk)
+            if self._last_chunk is not None and self._observe_gap is not None:
+                self._observe_gap(now - self._last_chunk)
+            self._last_chunk = now
+
+    def read(self, usage: Usage | None) -> None:
+        """Take the figures of the whole reply into the record."""
+        self._record.usage = usage
+        if self._reading.cached:
+            self._announce(usage)
+
+    def _announce(self, usage: Usage | None) -> None:
+        record = self._record
+        backend = self._pool.get(record.endpoint or "")
+        speculative = backend.snapshot.engine.speculative if backend else None
+        record.cache_hit = "unknown" if usage is None else cache_hit(usage)
+        record.spec_decode = spec_decode(usage, speculative)
+
+
+class HoldSink:
+    """Keeps the whole reply for ollad itself."""
+
+    limit = _OWN_REPLY_BYTES
+
+    def plan(self, head: ReplyHead) -> Plan:  # noqa: ARG002 - whatever the reply is
+        """Hold it."""
+        return Plan.HOLD
+
+    def refuses(self, head: ReplyHead, first: bytes) -> bool:  # noqa: ARG002 - never streamed
+        """Not asked for held replies."""
+        return False
+
+    async def begin(self, head: ReplyHead, first: bytes) -> web.StreamResponse:  # noqa: ARG002
+        """Refuse to stream.
+
+        Raises:
+            BackendError: always; the reply is longer than ollad will hold.
+        """
+        raise BackendError(f"The backend's reply is longer than {_OWN_REPLY_BYTES} bytes.")
+
+    def observe(self, chunk: bytes, now: float) -> None:
+        """Nothing is passed on, so there is nothing to see."""
+
+
+def client_headers(head: ReplyHead) -> CIMultiDict[str]:
+    """End-to-end headers of a reply; the length is set by whoever writes the body."""
+    headers = CIMultiDict(reply_headers(head.headers))
+    headers.popall("Content-Length", None)
+    return headers

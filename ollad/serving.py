@@ -1,0 +1,156 @@
+"""One call, relayed, from its first attempt to the client's finished response."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from aiohttp import web
+
+from ollad.errors import BackendError
+from ollad.gateway import GATEWAY
+from ollad.jsontext import append_members
+from ollad.record import RECORD
+from ollad.replies import ClientSink, HoldSink, client_headers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ollad.call import Call
+    from ollad.gateway import Gateway, Runtime
+    from ollad.record import RequestRecord
+    from ollad.relay.exchange import Outcome
+    from ollad.replies import Reading
+    from ollad.sglang.annotate import Usage
+
+__all__ = ["Relayed", "fetch", "relay_call"]
+
+
+class Relayed:
+    """A reply that has been relayed, before the handler returns it.
+
+    Attributes:
+        response: the client's response; a stream has been sent by now, a whole reply not.
+        document: the whole reply, parsed, when it was held and is a JSON object.
+        sink: where the reply went; ``sink.scanner`` saw a stream.
+        complete: whether the backend served the request to the end.
+    """
+
+    __slots__ = ("complete", "document", "response", "sink")
+
+    def __init__(
+        self,
+        response: web.StreamResponse,
+        document: Mapping[str, Any] | None,
+        sink: ClientSink,
+        complete: bool,
+    ) -> None:
+        self.response = response
+        self.document = document
+        self.sink = sink
+        self.complete = complete
+
+    @property
+    def final(self) -> Mapping[str, Any] | None:
+        """The whole reply, or the last event of a stream, parsed; None for anything else."""
+        if self.document is not None or self.sink.scanner is None:
+            return self.document
+        return self.sink.scanner.last_document()
+
+
+async def relay_call(
+    request: web.Request,
+    runtime: Runtime,
+    call: Call,
+    reading: Reading,
+    members: Callable[[Mapping[str, Any], Usage], Mapping[str, bytes]] | None = None,
+) -> Relayed:
+    """Relay ``call`` and its reply.
+
+    Args:
+        request: the client's request.
+        runtime: the present configuration.
+        call: what to send.
+        reading: how the family's replies are read.
+        members: what to add to a whole JSON reply, given the reply and its figures; members the
+            backend sent itself are left as they are.
+
+    Raises:
+        GatewayError: there was no reply to relay.
+    """
+    gateway = request.app[GATEWAY]
+    record = request[RECORD]
+    sink = ClientSink(request, gateway, runtime, reading)
+    outcome = await gateway.dispatcher.dispatch(runtime, call, sink, record)
+    document: Mapping[str, Any] | None = None
+    if outcome.response is not None:
+        response = outcome.response
+        if sink.scanner is not None:
+            sink.read(sink.scanner.final_usage(reading.kind))
+    else:
+        if members is not None and not runtime.config.annotate.json:
+            members = None
+        response, document = _whole(outcome, sink, reading, members)
+    complete = outcome.fault is None and outcome.head is not None and outcome.head.status < 400
+    if complete and reading.cached:
+        _measure(gateway, record, outcome)
+    return Relayed(response, document, sink, complete)
+
+
+async def fetch(
+    gateway: Gateway, runtime: Runtime, call: Call, record: RequestRecord
+) -> tuple[int, bytes]:
+    """Carry out a call of ollad's own.
+
+    Returns:
+        The reply's status and body.
+
+    Raises:
+        GatewayError: there was no reply, or one too long to hold.
+    """
+    outcome = await gateway.dispatcher.dispatch(runtime, call, HoldSink(), record)
+    if outcome.head is None or outcome.body is None:
+        raise BackendError("The backend sent no reply.")
+    return outcome.head.status, outcome.body
+
+
+def _whole(
+    outcome: Outcome,
+    sink: ClientSink,
+    reading: Reading,
+    members: Callable[[Mapping[str, Any], Usage], Mapping[str, bytes]] | None,
+) -> tuple[web.Response, Mapping[str, Any] | None]:
+    """The response for a held reply, and the reply parsed if it is a JSON object worth reading."""
+    head, body = outcome.head, outcome.body
+    if head is None or body is None:
+        raise BackendError("The backend sent no reply.")
+    document: Mapping[str, Any] | None = None
+    if head.status < 400 and reading.usage is not None:
+        document = _object(body)
+        if document is not None:
+            usage = reading.usage(document)
+            sink.read(usage)
+            added = {} if members is None else members(document, usage)
+            missing = {name: text for name, text in added.items() if name not in document}
+            body = append_members(body, missing) if missing else body
+    response = web.Response(
+        status=head.status, reason=head.reason, headers=client_headers(head), body=body
+    )
+    return response, document
+
+
+def _object(body: bytes) -> Mapping[str, Any] | None:
+    """The JSON object in ``body``; None for anything else, which is passed on as it is."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _measure(gateway: Gateway, record: RequestRecord, outcome: Outcome) -> None:
+    """Ollad's own measurements behind the page's histograms."""
+    page = gateway.telemetry.page(record.served_model or "", outcome.backend)
+    page.duration.observe(gateway.clock() - record.started)
+    if record.streamed and record.first_byte is not None:
+        page.first_token.observe(record.first_byte)
