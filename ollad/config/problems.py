@@ -94,7 +94,7 @@ def shown(text: str) -> str:
         text = safe_url(text)
     if len(text) > _LONGEST_SHOWN:
         text = text[:_LONGEST_SHOWN] + "…"
-    return ascii(text).replace("\\u2026", "…")
+    return repr(text)
 
 
 def safe_url(url: str) -> str:

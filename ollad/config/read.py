@@ -65,7 +65,6 @@ class Reader:
 
     def section(self, section: type, node: Node, path: str = "") -> dict[str, Any]:
         """The keys of ``section`` in ``node``, with defaults; without those that were refused."""
-        self._problems.place(path, node.mark)
         fields = {field.name: field for field in dataclasses.fields(section)}
         values: dict[str, Any] = {}
         given: set[str] = set()
@@ -122,9 +121,12 @@ class Reader:
                 path, f"expected {Kind.SECTIONS.value}, got {got}; write for example: {example}"
             )
             return None
-        return [
-            self.section(section, item, f"{path}[{index}]") for index, item in enumerate(node.items)
-        ]
+        values = []
+        for index, item in enumerate(node.items):
+            item_path = f"{path}[{index}]"
+            self._problems.place(item_path, item.mark)
+            values.append(self.section(section, item, item_path))
+        return values
 
     def _list(self, kind: Kind, node: Node, path: str) -> tuple[Any, ...] | None:
         if not isinstance(node, Sequence):
@@ -143,7 +145,6 @@ class Reader:
         return tuple(values)
 
     def _mapping(self, node: Node, path: str) -> dict[str, str]:
-        self._problems.place(path, node.mark)
         values: dict[str, str] = {}
         for name, item, _ in self._pairs(node, path, Kind.MAPPING.value, free=True):
             value = self._scalar(Kind.MAPPING, item, joined(path, name))
@@ -152,7 +153,6 @@ class Reader:
         return values
 
     def _headers(self, node: Node, path: str) -> dict[str, str]:
-        self._problems.place(path, node.mark)
         values: dict[str, str] = {}
         seen: dict[str, str] = {}
         for name, item, _ in self._pairs(node, path, Kind.HEADERS.value):
@@ -233,7 +233,7 @@ class Reader:
         """
         if not isinstance(node, Mapping):
             fix = "; give it keys or remove it" if isinstance(node, Scalar) and node.is_null else ""
-            self._problems.add(path, f"expected {expected}, got {_what(node)}{fix}", node.mark)
+            self._problems.add(path, f"expected {expected}, got {_what(node)}{fix}")
             return
         first: dict[str, int] = {}
         for key, value in node.pairs:
