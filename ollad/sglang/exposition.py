@@ -15,6 +15,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from ollad.sglang import values
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -112,11 +114,8 @@ def parse(page: bytes) -> Exposition:
     engine: dict[str, list[Sample]] = {}
     own: dict[str, list[Sample]] = {}
     for separator, raw_name, labels, raw_value in _LINE.findall(b"\n" + page):
-        try:
-            value = float(raw_value)
-        except ValueError:
-            continue
-        if not math.isfinite(value):
+        value = _value(raw_value)
+        if value is None:
             continue
         name = raw_name.decode()
         if name in _ENGINE_SERIES:
@@ -127,6 +126,13 @@ def parse(page: bytes) -> Exposition:
         engine={name: tuple(samples) for name, samples in engine.items()},
         page={name: tuple(samples) for name, samples in own.items()},
     )
+
+
+def _value(raw: bytes) -> float | None:
+    try:
+        return values.number(float(raw))
+    except ValueError:
+        return None
 
 
 def _labels(raw: bytes) -> Mapping[str, str]:

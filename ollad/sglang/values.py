@@ -5,14 +5,17 @@ Everything here is total: it takes any object JSON or a text format can yield an
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 __all__ = ["boolean", "count", "fraction", "items", "mapping", "number", "text"]
 
 _ROUNDING = 0.01
 """How far a share may lie outside 0..1 through rounding before it is taken for something else."""
+
+
+_LARGEST: Final = 1e18
+"""No figure of a server comes near; sums and products of what is below stay finite."""
 
 
 def boolean(value: object) -> bool | None:
@@ -21,14 +24,14 @@ def boolean(value: object) -> bool | None:
 
 
 def number(value: object) -> float | None:
-    """``value`` as a finite float, else None; booleans are no numbers."""
+    """``value`` as a float of a size that makes sense, else None; booleans are no numbers."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
         result = float(value)
     except OverflowError:
         return None
-    return result if math.isfinite(result) else None
+    return result if -_LARGEST < result < _LARGEST else None
 
 
 def count(value: object) -> int | None:
