@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ollad.errors import NotFoundError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -33,6 +35,21 @@ class Pool:
     def get(self, name: str) -> Backend | None:
         """The backend called ``name``, or None."""
         return self._by_name.get(name)
+
+    def named(self, name: str) -> Backend:
+        """The backend called ``name``, as a client asks for it.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        backend = self._by_name.get(name)
+        if backend is None:
+            raise NotFoundError(
+                f"There is no endpoint '{name:.100}'. Known endpoints: {', '.join(self._by_name)}.",
+                param="endpoint",
+                code="endpoint_not_found",
+            )
+        return backend
 
     def routable(self) -> tuple[Backend, ...]:
         """The backends that take requests now."""

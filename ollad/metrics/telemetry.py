@@ -1,8 +1,4 @@
-"""What happens to requests, counted as it happens.
-
-Every series is kept as a bound child in a dictionary, since looking one up by its labels costs
-more than counting does.
-"""
+"""What happens to requests, counted as it happens."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import platform
 import time
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import (
     CollectorRegistry,
@@ -22,6 +18,7 @@ from prometheus_client import (
 )
 
 from ollad import __version__
+from ollad.metrics.children import Children
 from ollad.metrics.collectors import BackendCollector, DroppedLinesCollector
 
 if TYPE_CHECKING:
@@ -51,31 +48,6 @@ _OTHER: Final = "other"
 _CLIENT_GONE: Final = "499"
 _CODES: Final = {status.value: str(status.value) for status in HTTPStatus}
 
-_Metric = TypeVar("_Metric", Counter, Gauge, Histogram)
-
-
-class _Children(dict[tuple[str, ...], _Metric], Generic[_Metric]):
-    """The children of one metric by the values of its labels, made at first use."""
-
-    def __init__(self, metric: _Metric, labels: tuple[str, ...]) -> None:
-        super().__init__()
-        self._metric: _Metric = metric
-        self._labels = labels
-
-    def __missing__(self, values: tuple[str, ...]) -> _Metric:
-        child: _Metric = self._metric.labels(*values)
-        self[values] = child
-        return child
-
-    def forget(self, label: str, value: str) -> None:
-        """Remove every series whose ``label`` is ``value``; no effect without that label."""
-        if label not in self._labels:
-            return
-        position = self._labels.index(label)
-        for values in [values for values in self if values[position] == value]:
-            del self[values]
-            self._metric.remove(*values)
-
 
 @dataclass(frozen=True, slots=True)
 class PageHistograms:
@@ -104,7 +76,7 @@ class Telemetry:
         self.registry = registry or CollectorRegistry()
         self.page_registry = CollectorRegistry()
         self._pool: Callable[[], Iterable[Backend]] = tuple
-        self._all: list[_Children[Counter] | _Children[Gauge] | _Children[Histogram]] = []
+        self._all: list[Children[Counter] | Children[Gauge] | Children[Histogram]] = []
         self._page: dict[tuple[str, str], PageHistograms] = {}
         self._declare_requests()
         self._declare_upstream()
@@ -200,13 +172,13 @@ class Telemetry:
             page=True,
         )
 
-    def _counter(self, name: str, doc: str, labels: tuple[str, ...]) -> _Children[Counter]:
-        children = _Children(Counter(name, doc, labels, registry=self.registry), labels)
+    def _counter(self, name: str, doc: str, labels: tuple[str, ...]) -> Children[Counter]:
+        children = Children(Counter(name, doc, labels, registry=self.registry), labels)
         self._all.append(children)
         return children
 
-    def _gauge(self, name: str, doc: str, labels: tuple[str, ...]) -> _Children[Gauge]:
-        children = _Children(Gauge(name, doc, labels, registry=self.registry), labels)
+    def _gauge(self, name: str, doc: str, labels: tuple[str, ...]) -> Children[Gauge]:
+        children = Children(Gauge(name, doc, labels, registry=self.registry), labels)
         self._all.append(children)
         return children
 
@@ -218,10 +190,10 @@ class Telemetry:
         buckets: tuple[float, ...],
         *,
         page: bool = False,
-    ) -> _Children[Histogram]:
+    ) -> Children[Histogram]:
         registry = self.page_registry if page else self.registry
         metric = Histogram(name, doc, labels, registry=registry, buckets=buckets)
-        children = _Children(metric, labels)
+        children = Children(metric, labels)
         self._all.append(children)
         return children
 

@@ -13,7 +13,7 @@ from ollad.record import RequestRecord
 def make_backend(
     name: str = "sgl-a",
     *,
-    models: tuple[str, ...] = ("tiny-llama",),
+    models: tuple[str | ModelCard, ...] = ("tiny-llama",),
     endpoint: dict[str, Any] | None = None,
     **snapshot: Any,
 ) -> Backend:
@@ -25,7 +25,7 @@ def make_backend(
         "state": State.HEALTHY,
         "reason": "ready",
         "weight": 1.0,
-        "models": tuple(card(model) for model in models),
+        "models": tuple(model if isinstance(model, ModelCard) else card(model) for model in models),
         **snapshot,
     }
     backend.snapshot = Snapshot(**fields)

@@ -1,0 +1,142 @@
+"""Outside the prefix: whether ollad lives, is ready, and what it sees."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from yarl import URL
+
+import ollad
+from ollad.gateway import GATEWAY
+from ollad.responses import json_response
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from ollad.backends.backend import Backend
+    from ollad.gateway import Gateway
+
+__all__ = ["alive", "ready", "status", "status_endpoints", "status_models", "version"]
+
+
+async def alive(_request: web.Request) -> web.StreamResponse:
+    """200 as long as the process can answer at all."""
+    return json_response({"status": "alive"})
+
+
+async def ready(request: web.Request) -> web.StreamResponse:
+    """200 while ollad takes requests, else 503 that says why not."""
+    reason = _unready(request.app[GATEWAY])
+    if reason is None:
+        return json_response({"status": "ready"})
+    return json_response({"status": "not ready", "reason": reason}, 503)
+
+
+def _unready(gateway: Gateway) -> str | None:
+    if gateway.draining:
+        return "ollad is shutting down"
+    pool = gateway.runtime.pool
+    if pool.routable():
+        return None
+    states = ", ".join(f"{backend.name} is {backend.snapshot.state}" for backend in pool)
+    return f"no backend takes requests: {states}"
+
+
+async def status(request: web.Request) -> web.StreamResponse:
+    """Everything an operator wants to know at a glance; no secret, no header's value."""
+    gateway = request.app[GATEWAY]
+    reason = _unready(gateway)
+    return json_response(
+        {
+            "version": ollad.__version__,
+            "uptime_seconds": round(gateway.clock() - gateway.started, 3),
+            "ready": reason is None,
+            "reason": reason,
+            "draining": gateway.draining,
+            "endpoints": _endpoints(gateway),
+            "models": _models(gateway),
+        }
+    )
+
+
+async def status_endpoints(request: web.Request) -> web.StreamResponse:
+    """The part of the status about backends."""
+    return json_response({"endpoints": _endpoints(request.app[GATEWAY])})
+
+
+async def status_models(request: web.Request) -> web.StreamResponse:
+    """The part of the status about models."""
+    return json_response({"models": _models(request.app[GATEWAY])})
+
+
+async def version(_request: web.Request) -> web.StreamResponse:
+    """What runs here."""
+    return json_response({"name": "ollad", "version": ollad.__version__})
+
+
+def _endpoints(gateway: Gateway) -> list[dict[str, Any]]:
+    now = gateway.clock()
+    return [_endpoint(backend, now) for backend in gateway.runtime.pool]
+
+
+def _endpoint(backend: Backend, now: float) -> dict[str, Any]:
+    snapshot = backend.snapshot
+    load, engine = snapshot.load, snapshot.engine
+    return {
+        "name": backend.name,
+        "url": _safe(backend.endpoint.url),
+        "type": backend.endpoint.type,
+        "state": snapshot.state.value,
+        "reason": snapshot.reason,
+        "since": _iso(snapshot.since or None),
+        "last_check": _iso(snapshot.checked),
+        "failures": snapshot.failures,
+        "priority": backend.endpoint.priority,
+        "weight": round(backend.weight(now), 4),
+        "overloaded": now < backend.overloaded_until,
+        "in_flight": backend.in_flight,
+        "engine_version": engine.version,
+        "models": list(snapshot.model_ids),
+        "load": {
+            "running": load.running,
+            "waiting": load.waiting,
+            "waiting_uncached_tokens": load.waiting_uncached_tokens,
+            "token_usage": load.token_usage,
+            "radix_cache_usage": load.radix_usage,
+            "radix_cache_hit_rate": load.hit_rate,
+            "kv_tokens": load.kv_tokens,
+            "kv_bytes": load.kv_bytes,
+        },
+        "radix_cache": engine.radix_cache,
+        "speculative_decoding": engine.speculative,
+        "cache_report": engine.cache_report,
+        "image_understanding": engine.image_understanding,
+        "generation": engine.generation,
+    }
+
+
+def _models(gateway: Gateway) -> list[dict[str, Any]]:
+    """Each model, who takes requests for it, and under which other names."""
+    pool = gateway.runtime.pool
+    aliases = gateway.runtime.config.routing.model_aliases
+    return [
+        {
+            "id": model,
+            "endpoints": [backend.name for backend in pool.routable() if backend.serves(model)],
+            "aliases": sorted(alias for alias, target in aliases.items() if target == model),
+        }
+        for model in pool.models()
+    ]
+
+
+def _safe(url: str) -> str:
+    """``url`` without user, password, query and fragment, any of which may be a secret."""
+    return str(URL(url).with_user(None).with_query(None).with_fragment(None))
+
+
+def _iso(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    moment = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return moment.replace("+00:00", "Z")

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import ollad
+from ollad.backends.snapshot import Engine, Load, State
+from ollad.handlers.internal import (
+    alive,
+    ready,
+    status,
+    status_endpoints,
+    status_models,
+    version,
+)
+from tests.unit.builders import make_backend
+from tests.unit.handlers.conftest import make_gateway
+
+if TYPE_CHECKING:
+    from tests.unit.handlers.conftest import Serve
+
+
+async def test_ollad_is_alive_whatever_its_backends_are(serve: Serve) -> None:
+    gateway = make_gateway(make_backend(state=State.DOWN))
+    gateway.draining = True
+    response = await (await serve(alive, gateway=gateway)).get("/")
+    assert (response.status, await response.json()) == (200, {"status": "alive"})
+
+
+async def test_ollad_is_ready_while_a_backend_takes_requests(serve: Serve) -> None:
+    client = await serve(ready, make_backend("sgl-a", state=State.DOWN), make_backend("sgl-b"))
+    response = await client.get("/")
+    assert (response.status, await response.json()) == (200, {"status": "ready"})
+
+
+async def test_ollad_is_not_ready_with_no_backend_and_says_so(serve: Serve) -> None:
+    client = await serve(
+        ready,
+        make_backend("sgl-a", state=State.DOWN),
+        make_backend("sgl-b", state=State.STARTING),
+    )
+    response = await client.get("/")
+    reason = "no backend takes requests: sgl-a is down, sgl-b is starting"
+    assert response.status == 503
+    assert await response.json() == {"status": "not ready", "reason": reason}
+
+
+async def test_ollad_is_not_ready_while_it_drains(serve: Serve) -> None:
+    gateway = make_gateway(make_backend())
+    gateway.draining = True
+    response = await (await serve(ready, gateway=gateway)).get("/")
+    assert response.status == 503
+    assert (await response.json())["reason"] == "ollad is shutting down"
+
+
+async def test_the_status_shows_what_an_operator_needs(serve: Serve) -> None:
+    backend = make_backend(
+        "sgl-a",
+        endpoint={"priority": 90},
+        weight=0.75,
+        since=1795348800.0,
+        checked=1795348805.25,
+        failures=1,
+        engine=Engine(version="0.5.23", radix_cache=True),
+        load=Load(running=3, waiting=2, radix_usage=0.35),
+    )
+    backend.in_flight = 4
+    gateway = make_gateway(backend, aliases={"gpt-4o": "tiny-llama"})
+    gateway.started = 900.5
+    document = await (await (await serve(status, gateway=gateway)).get("/")).json()
+    [endpoint] = document.pop("endpoints")
+    assert document == {
+        "version": ollad.__version__,
+        "uptime_seconds": 99.5,
+        "ready": True,
+        "reason": None,
+        "draining": False,
+        "models": [{"id": "tiny-llama", "endpoints": ["sgl-a"], "aliases": ["gpt-4o"]}],
+    }
+    load = endpoint.pop("load")
+    assert (load["running"], load["waiting"], load["radix_cache_usage"]) == (3, 2, 0.35)
+    assert endpoint == {
+        "name": "sgl-a",
+        "url": "http://sgl-a.example:30000",
+        "type": "sglang",
+        "state": "healthy",
+        "reason": "ready",
+        "since": "2026-11-22T12:00:00.000Z",
+        "last_check": "2026-11-22T12:00:05.250Z",
+        "failures": 1,
+        "priority": 90,
+        "weight": 0.75,
+        "overloaded": False,
+        "in_flight": 4,
+        "engine_version": "0.5.23",
+        "models": ["tiny-llama"],
+        "radix_cache": True,
+        "speculative_decoding": None,
+        "cache_report": None,
+        "image_understanding": None,
+        "generation": None,
+    }
+
+
+async def test_the_status_holds_no_secret(serve: Serve) -> None:
+    backend = make_backend(
+        endpoint={
+            "url": "https://user:hunter2@sgl.example:30000/base?key=hunter2#hunter2",
+            "headers": {"X-API-Key": "hunter2"},
+        },
+        engine=Engine(model_info={"api_key": "hunter2"}),
+    )
+    text = await (await (await serve(status, backend)).get("/")).text()
+    assert "hunter2" not in text
+    assert '"https://sgl.example:30000/base"' in text
+
+
+async def test_an_overloaded_backend_says_so(serve: Serve) -> None:
+    backend = make_backend()
+    backend.overloaded_until = 1000.5
+    [endpoint] = (await (await (await serve(status_endpoints, backend)).get("/")).json())[
+        "endpoints"
+    ]
+    assert (endpoint["overloaded"], endpoint["weight"]) == (True, 0.1)
+
+
+async def test_a_backend_not_probed_yet_has_no_times(serve: Serve) -> None:
+    backend = make_backend(state=State.UNKNOWN)
+    document = await (await (await serve(status_endpoints, backend)).get("/")).json()
+    assert (document["endpoints"][0]["since"], document["endpoints"][0]["last_check"]) == (
+        None,
+        None,
+    )
+
+
+async def test_models_are_listed_with_the_backends_that_take_requests_for_them(
+    serve: Serve,
+) -> None:
+    client = await serve(
+        status_models,
+        make_backend("sgl-a", models=("b", "a")),
+        make_backend("sgl-b", models=("a",)),
+        make_backend("sgl-c", models=("a",), state=State.DOWN),
+    )
+    assert (await (await client.get("/")).json())["models"] == [
+        {"id": "a", "endpoints": ["sgl-a", "sgl-b"], "aliases": []},
+        {"id": "b", "endpoints": ["sgl-a"], "aliases": []},
+    ]
+
+
+async def test_the_version_is_ollads(serve: Serve) -> None:
+    document = await (await (await serve(version)).get("/")).json()
+    assert document == {"name": "ollad", "version": ollad.__version__}
