@@ -15,17 +15,17 @@ import sglang as sgl
 
 
 @sgl.function
-def answer(state: Any, question: str) -> None:
-    """One question, answered with two generated texts."""
-    state += "Q: " + question + "\n"
-    state += "A:" + sgl.gen("answer", max_tokens=12, temperature=0)
-    state += "\nMore: " + sgl.gen("more", max_tokens=4, temperature=0)
+def answer(s: Any, question: str) -> None:
+    """One question, answered with two generated texts; SGLang demands the name ``s``."""
+    s += "Q: " + question + "\n"
+    s += "A:" + sgl.gen("answer", max_tokens=12, temperature=0)
+    s += "\nMore: " + sgl.gen("more", max_tokens=4, temperature=0)
 
 
 @sgl.function
-def choose(state: Any) -> None:
+def choose(s: Any) -> None:
     """A choice, which the client makes by the log probabilities of a list of prompts."""
-    state += "Is the river green? " + sgl.select("choice", ["yes", "no"])
+    s += "Is the river green? " + sgl.select("choice", ["yes", "no"])
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     sgl.set_default_backend(backend)
     question = "Where is the light house?"
     whole = answer.run(question=question)
-    streamed = answer.run(question=question, stream=True)
+    pieces = list(answer.run(question=question, stream=True).text_iter("answer"))
     batch = answer.run_batch([{"question": f"{n} {question}"} for n in range(4)], num_threads=4)
     print(
         json.dumps(
@@ -43,7 +43,7 @@ def main() -> None:
                 "answer": whole["answer"],
                 "more": whole["more"],
                 "meta": whole.get_meta_info("answer"),
-                "pieces": list(streamed.text_iter("answer")),
+                "pieces": pieces,
                 "batch": [state["answer"] for state in batch],
                 "choice": choose.run()["choice"],
             }
