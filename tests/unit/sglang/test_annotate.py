@@ -215,20 +215,16 @@ def test_meta_of_an_extension_counts_the_new_part_and_the_whole() -> None:
     assert (meta["input_tokens"], meta["context_length"]) == (None, None)
 
 
+NAMES = (
+    *("usage", "choices", "meta_info", "meta", "metrics", "sglext", "prompt_tokens"),
+    *("prompt_tokens_details", "cached_tokens", "cached_tokens_details", "device"),
+    *("finish_reason", "type", "spec_tokens_details", "spec_verify_ct", "object"),
+    *("radix_cache_hit_rate", "generation_time_ms", "e2e_latency", "status"),
+)
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
     lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                ["usage", "choices", "meta_info", "meta", "metrics", "sglext", "prompt_tokens"]
-                + ["prompt_tokens_details", "cached_tokens", "cached_tokens_details", "device"]
-                + ["finish_reason", "type", "spec_tokens_details", "spec_verify_ct", "e2e_latency"]
-                + ["radix_cache_hit_rate", "generation_time_ms", "object", "status", "stop_reason"]
-            ),
-            inner,
-            max_size=6,
-        )
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=6)
     ),
     max_leaves=20,
 )
