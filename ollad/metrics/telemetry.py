@@ -55,7 +55,7 @@ class PageHistograms:
 
     Attributes:
         duration: seconds from the arrival of a request to the end of its reply.
-        first_token: seconds from the arrival of a request to the first byte of its reply.
+        first_token: seconds from the arrival of a request to the first byte of a streamed reply.
     """
 
     duration: Histogram
@@ -166,7 +166,7 @@ class Telemetry:
         self._page_first_token = self._histogram(
             "sglang_time_to_first_token_seconds",
             "Time to first token in seconds. Measured by ollad, from the arrival of a request "
-            "to the first byte of its reply.",
+            "to the first byte of a streamed reply.",
             labels,
             _FIRST_TOKEN_BUCKETS,
             page=True,
