@@ -44,6 +44,7 @@ _SOURCES: Final = frozenset({"image", "document"})
 """Anthropic content blocks with a ``source``."""
 _PARTS_WITH_FILES: Final = frozenset({"input_image", "input_file", "image", "document"})
 
+_CONTAINERS: Final = frozenset({dict, list})
 _BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _HEAD: Final = 64  # characters of base64 that are decoded to recognise a format
 _LONGEST_DATA_HEADER: Final = 1024  # "data:" to the comma
@@ -101,18 +102,19 @@ def _media(document: Mapping[str, Any]) -> Iterator[tuple[object, _Path, str]]:
             elif node is not None:
                 yield node, path, family
         elif isinstance(node, list):
-            queue += [
-                (item, (path, at), "")
-                for at, item in enumerate(node)
-                if type(item) is dict or type(item) is list
-            ]
+            if not _CONTAINERS.isdisjoint(map(type, node)):  # token ids are passed over quickly
+                queue += [
+                    (item, (path, at), "")
+                    for at, item in enumerate(node)
+                    if type(item) in _CONTAINERS
+                ]
         else:
             yield from _of_part(queue, node, path)
 
 
 def _enqueue(queue: list[tuple[Any, _Path, str]], key: str, value: Any, path: _Path) -> None:
     family = _FIELDS.get(key, "")
-    if family or type(value) is dict or type(value) is list:
+    if family or type(value) in _CONTAINERS:
         queue.append((value, (path, key), family))
 
 
