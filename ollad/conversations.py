@@ -111,6 +111,12 @@ class ConversationStore:
             return False
         return self._store(tenant, rid, text, model, tokens)
 
+    def model_of(self, tenant: str, rid: str) -> str | None:
+        """The model a conversation is held with, or None if there is no such conversation."""
+        key = (tenant, rid)
+        conversation = self._idle.get(key) or self._busy.get(key)
+        return None if conversation is None else conversation.model
+
     def begin(self, tenant: str, rid: str) -> Conversation:
         """Begin to extend a conversation; ``end`` must follow, whatever happens.
 

@@ -26,7 +26,7 @@ from ollad.sglang.media import check_media
 from ollad.sglang.parameters import ignored_parameters, refuse_fields, replace_rid
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from aiohttp import web
 
@@ -92,7 +92,12 @@ def inbound_of(request: web.Request, runtime: Runtime) -> Inbound:
 
 
 async def read_call(
-    request: web.Request, runtime: Runtime, target: str, *, identity: bool = False
+    request: web.Request,
+    runtime: Runtime,
+    target: str,
+    *,
+    identity: bool = False,
+    usual_model: Callable[[Mapping[str, Any]], str | None] = lambda _: None,
 ) -> Call:
     """Read a JSON request that is to be relayed to ``target``.
 
@@ -104,6 +109,7 @@ async def read_call(
         runtime: the present configuration.
         target: path on the backend; the client's query is appended.
         identity: whether the reply must come without content encoding.
+        usual_model: given the body, the model it is for when it names none itself.
 
     Raises:
         GatewayError: whatever is wrong with it, as a 4xx.
@@ -121,7 +127,10 @@ async def read_call(
     record = request[RECORD]
     record.ignored_parameters = ignored_parameters(document)
     body, rid = replace_rid(body, document, fresh_rid)
-    model, spliced = resolve_model(request, runtime, document)
+    named = document
+    if not document.get("model") and "X-Olla-Model" not in request.headers:
+        named = {"model": usual_model(document)}
+    model, spliced = resolve_model(request, runtime, named)
     if spliced is not None:
         body = replace_members(body, {"model": orjson.dumps(spliced)})
     return Call(

@@ -162,7 +162,7 @@ async def announce(request: web.Request, response: web.StreamResponse) -> None:
     if record is None:
         return
     headers = response.headers
-    if "Server" not in headers:
+    if "aiohttp" in headers.get("Server", ""):
         headers["Server"] = _SERVER
     headers["X-Olla-Request-ID"] = headers["x-request-id"] = record.request_id
     if record.path.startswith(_PREFIX):

@@ -39,7 +39,11 @@ async def extend(request: web.Request) -> web.StreamResponse:
     """Continue the conversation that the body's ``rid`` names with its ``text``."""
     gateway = request.app[GATEWAY]
     runtime = gateway.runtime
-    call = await read_call(request, runtime, _ROUTE, identity=True)
+
+    def usual_model(document: Mapping[str, Any]) -> str | None:
+        return gateway.conversations.model_of("", str(document.get("rid")))
+
+    call = await read_call(request, runtime, _ROUTE, identity=True, usual_model=usual_model)
     response = await relay_native(request, runtime, call, _ROUTE, GENERATE)
     if response is not None:
         return response

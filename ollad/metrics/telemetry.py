@@ -46,7 +46,7 @@ _FIRST_TOKEN_BUCKETS: Final = (
 
 _OTHER: Final = "other"
 _CLIENT_GONE: Final = "499"
-_CODES: Final = {status.value: str(status.value) for status in HTTPStatus}
+_CODES: Final = {499: _CLIENT_GONE} | {status.value: str(status.value) for status in HTTPStatus}
 
 
 @dataclass(frozen=True, slots=True)
