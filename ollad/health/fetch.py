@@ -19,10 +19,25 @@ from ollad import __version__
 if TYPE_CHECKING:
     from ollad.config.schema import Endpoint
 
-__all__ = ["MAX_BODY", "Reply", "fetch"]
+__all__ = ["MAX_BODY", "Reply", "fetch", "open_session"]
 
 MAX_BODY: Final = 16 * 1024 * 1024
 """Longest body read, bytes, after decompression."""
+
+_KEEPALIVE: Final = 3.0
+"""Seconds; SGLang closes idle connections after 5."""
+
+
+def open_session() -> aiohttp.ClientSession:
+    """The control plane's client session, to be closed by the caller.
+
+    It has no limit on connections, so that backends that hang cannot use up those of others, and
+    keeps no cookies.
+    """
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE),
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
 
 
 @dataclass(frozen=True, slots=True)

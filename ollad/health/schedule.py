@@ -48,8 +48,8 @@ class HealthMonitor:
     Args:
         pool: the backends.
         health: thresholds and intervals.
-        session: client session for probes; stays open when the monitor stops. One connection per
-            probe under way is taken from it, and idle ones must be dropped within 5 seconds.
+        session: client session for probes, see ``fetch.open_session``; stays open when the
+            monitor stops.
         observer: told of every round and transition.
         clock: monotonic time, seconds.
         wall: Unix time, seconds.

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 

@@ -5,11 +5,10 @@ import errno
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-import aiohttp
 import pytest
 
 from ollad.health import fetch as module
-from ollad.health.fetch import fetch
+from ollad.health.fetch import fetch, open_session
 from tests.wire.health import fake
 from tests.wire.health.watch import endpoint
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 async def get(url: str, seconds: float = 5.0) -> Reply:
-    async with aiohttp.ClientSession() as session:
+    async with open_session() as session:
         return await fetch(session, endpoint(url), "/v1/models?x=1", seconds=seconds)
 
 

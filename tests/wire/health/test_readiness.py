@@ -167,6 +167,21 @@ async def test_a_slow_backend_does_not_delay_another() -> None:
         assert watch.snapshot("quick").state is State.HEALTHY
 
 
+async def test_many_backends_that_hang_leave_connections_for_the_others() -> None:
+    stuck = dict.fromkeys(fake.sglang_0_5_23(), fake.hang)
+    async with (
+        fake.serving(stuck) as slow,
+        fake.serving(fake.sglang_0_5_23()) as quick,
+    ):
+        hanging = [
+            endpoint(slow.url, f"slow{number}", check_timeout=30.0, check_interval=30.0)
+            for number in range(25)
+        ]
+        async with watching(*hanging, endpoint(quick.url, "quick")) as watch:
+            await watch.rounds(2, "quick")
+            assert watch.snapshot("quick").state is State.HEALTHY
+
+
 async def test_ready_waits_for_the_first_round_of_every_backend() -> None:
     late = fake.sglang_0_5_23() | {"/ready": fake.slow(0.1, fake.status(200))}
     async with (

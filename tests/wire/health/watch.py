@@ -6,11 +6,10 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
-
 from ollad.backends.backend import Backend
 from ollad.backends.pool import Pool
 from ollad.config.schema import Endpoint, Health
+from ollad.health.fetch import open_session
 from ollad.health.schedule import HealthMonitor
 
 if TYPE_CHECKING:
@@ -87,9 +86,8 @@ def endpoint(url: str, name: str = "one", **changes: Any) -> Endpoint:
 @asynccontextmanager
 async def watching(*endpoints: Endpoint, **health: Any) -> AsyncIterator[Watch]:
     """Run a monitor; its first round may not be over yet."""
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=3)
     log = Log()
-    async with aiohttp.ClientSession(connector=connector) as session:
+    async with open_session() as session:
         pool = Pool(Backend(each) for each in endpoints)
         thresholds = Health(**{"ramp": 0.1, **health})
         monitor = HealthMonitor(pool, thresholds, session, observer=log)
