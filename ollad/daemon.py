@@ -9,7 +9,6 @@ import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
-import aiohttp
 from aiohttp import web
 
 from ollad import __version__
@@ -19,6 +18,7 @@ from ollad.conversations import ConversationStore
 from ollad.dispatch import Dispatcher
 from ollad.gateway import Gateway, Runtime
 from ollad.headers import TrustedProxies
+from ollad.health.fetch import open_session as open_probe_session
 from ollad.health.schedule import HealthMonitor
 from ollad.metrics import Telemetry
 from ollad.relay.client import Relay, open_session
@@ -100,7 +100,7 @@ class Daemon:
         pool = Pool(Backend(endpoint) for endpoint in config.endpoints)
         telemetry = Telemetry()
         data_session = await self._exits.enter_async_context(open_session())
-        probe_session = await self._exits.enter_async_context(aiohttp.ClientSession())
+        probe_session = await self._exits.enter_async_context(open_probe_session())
         gateway = self._gateway = Gateway(
             runtime=Runtime(config, pool, TrustedProxies(config.server.trusted_proxies)),
             dispatcher=Dispatcher(

@@ -8,8 +8,6 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-import aiohttp
-
 from ollad.backends.backend import Backend
 from ollad.backends.pool import Pool
 from ollad.cli import EX_CONFIG, EX_FAILED, EX_OK
@@ -17,6 +15,7 @@ from ollad.config.describe import redacted
 from ollad.config.load import load_file
 from ollad.config.schema import DEFAULT_PATH
 from ollad.errors import ConfigError
+from ollad.health.fetch import open_session as open_probe_session
 from ollad.health.schedule import HealthMonitor
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
 async def _live(config: Config) -> int:
     """Probe every backend once; fails if one of them would take no requests."""
     pool = Pool(Backend(endpoint) for endpoint in config.endpoints)
-    async with aiohttp.ClientSession() as session:
+    async with open_probe_session() as session:
         monitor = HealthMonitor(pool, config.health, session)
         monitor.start()
         try:
