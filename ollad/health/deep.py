@@ -58,7 +58,7 @@ class DeepProbe:
     ) -> None:
         self._endpoint = endpoint
         self._session = session
-        self._interval = interval
+        self.interval = interval
         self._clock = clock
         self._random = random
         self._task: asyncio.Task[Reply] | None = None
@@ -123,7 +123,7 @@ class DeepProbe:
         if self._task is None or not self._task.done():
             return None
         reply, self._task = self._task.result(), None
-        self._due = self._clock() + self._interval * (0.9 + 0.2 * self._random())
+        self._due = self._clock() + self.interval * (0.9 + 0.2 * self._random())
         outcome = _read(reply)
         self._failing = outcome.result is not Result.OK
         self.document = readings.page_health(reply.json())

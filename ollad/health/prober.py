@@ -85,6 +85,10 @@ class Prober:
             endpoint, session, interval=deep_interval, clock=clock, random=random
         )
 
+    def schedule_deep(self, interval: float) -> None:
+        """Probe ``/health`` every ``interval`` seconds, from the next time on."""
+        self._deep.interval = interval
+
     async def round(self, state: State) -> Round:
         """Ask the backend once.
 

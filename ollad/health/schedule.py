@@ -16,7 +16,7 @@ from ollad.health.verdict import Outcome, Result, Standing, judge
 from ollad.routing.weights import weight
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     import aiohttp
 
@@ -68,45 +68,68 @@ class HealthMonitor:
         random: Callable[[], float] = random_module.random,
     ) -> None:
         self._observer = observer
+        self._session = session
         self._clock = clock
+        self._wall = wall
         self._random = random
+        self._watches: dict[Backend, _Watch] = {}
+        self._tasks: dict[Backend, asyncio.Task[None]] = {}
+        self.adopt(pool, health)
+
+    def adopt(self, pool: Pool, health: Health) -> None:
+        """Watch the backends of ``pool`` as well, by the settings ``health`` from now on.
+
+        Backends that are watched already keep their standing. New ones are probed at once if
+        ``start`` has been called.
+        """
         highest = max((backend.endpoint.priority for backend in pool), default=1)
-        self._watches = [
-            _Watch(
-                backend,
-                health,
-                Prober(
-                    backend.endpoint,
-                    session,
-                    deep_interval=health.deep_interval,
-                    clock=clock,
-                    wall=wall,
-                    random=random,
-                ),
-                highest_priority=highest,
-                wall=wall,
-            )
-            for backend in pool
-        ]
-        self._tasks: list[asyncio.Task[None]] = []
+        running = bool(self._tasks)
+        for backend in pool:
+            watch = self._watches.get(backend)
+            if watch is None:
+                watch = self._watches[backend] = self._watch(backend, health)
+                if running:
+                    self._begin(watch)
+            watch.health = health
+            watch.prober.schedule_deep(health.deep_interval)
+            watch.highest_priority = highest
+
+    async def retire(self, pool: Pool) -> None:
+        """Stop watching the backends that are not in ``pool``."""
+        gone = [backend for backend in self._watches if backend not in set(pool)]
+        for backend in gone:
+            del self._watches[backend]
+        await _end([self._tasks.pop(backend) for backend in gone if backend in self._tasks])
 
     def start(self) -> None:
         """Begin probing, every backend at once."""
-        self._tasks = [
-            asyncio.create_task(self._run(watch), name=f"health of {watch.backend.name}")
-            for watch in self._watches
-        ]
+        for watch in self._watches.values():
+            self._begin(watch)
 
     async def stop(self) -> None:
         """End all probes and wait until they are gone; snapshots stay as they are."""
-        tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        tasks, self._tasks = self._tasks, {}
+        await _end(tasks.values())
 
     async def wait_first_round(self) -> None:
         """Wait until the first round of every backend ended; each is bounded by its timeouts."""
-        await asyncio.gather(*(watch.probed.wait() for watch in self._watches))
+        await asyncio.gather(*(watch.probed.wait() for watch in self._watches.values()))
+
+    def _watch(self, backend: Backend, health: Health) -> _Watch:
+        prober = Prober(
+            backend.endpoint,
+            self._session,
+            deep_interval=health.deep_interval,
+            clock=self._clock,
+            wall=self._wall,
+            random=self._random,
+        )
+        return _Watch(backend, health, prober, wall=self._wall)
+
+    def _begin(self, watch: _Watch) -> None:
+        self._tasks[watch.backend] = asyncio.create_task(
+            self._run(watch), name=f"health of {watch.backend.name}"
+        )
 
     async def _run(self, watch: _Watch) -> None:
         interval = watch.backend.endpoint.check_interval
@@ -139,6 +162,14 @@ class HealthMonitor:
             self._observer.on_transition(backend, old, new.state, new.reason)
 
 
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel the tasks and wait until they are gone."""
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 class _Watch:
     """One backend under observation; ``publish`` is where its snapshot is written."""
 
@@ -148,14 +179,13 @@ class _Watch:
         health: Health,
         prober: Prober,
         *,
-        highest_priority: int,
         wall: Callable[[], float],
     ) -> None:
         self.backend = backend
         self.prober = prober
         self.probed = asyncio.Event()
-        self._health = health
-        self._highest_priority = highest_priority
+        self.health = health
+        self.highest_priority = backend.endpoint.priority
         self._wall = wall
         self._standing = Standing()
 
@@ -172,7 +202,7 @@ class _Watch:
 
     def publish(self, found: Round, now: float) -> None:
         """Judge a round and replace the snapshot, at monotonic time ``now``."""
-        health, last, before = self._health, self.backend.snapshot, self._standing
+        health, last, before = self.health, self.backend.snapshot, self._standing
         standing = judge(
             before, found.outcome, fall=health.fall, rise=health.rise, now=now, ramp=health.ramp
         )
@@ -188,7 +218,7 @@ class _Watch:
             since=last.since if standing.state is before.state else checked,
             weight=weight(
                 self.backend.endpoint.priority,
-                self._highest_priority,
+                self.highest_priority,
                 load.token_usage,
                 standing.state,
                 seconds_recovering=now - standing.since,

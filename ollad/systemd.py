@@ -1,0 +1,63 @@
+"""Talking to systemd: readiness, status, watchdog (sd_notify(3), sd_watchdog_enabled(3)).
+
+The protocol is a datagram of ``KEY=value`` lines to the socket that ``NOTIFY_SOCKET`` names;
+without it every call does nothing.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Notifier", "watchdog_seconds"]
+
+
+class Notifier:
+    """Sends the daemon's state to the service manager.
+
+    Args:
+        environ: the environment.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        address = environ.get("NOTIFY_SOCKET", "")
+        # a leading @ stands for the NUL of Linux's abstract namespace
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+
+    def ready(self, status: str) -> None:
+        """Serving; ``status`` is for ``systemctl status``."""
+        self._send("READY=1", f"STATUS={status}")
+
+    def reloading(self) -> None:
+        """Taking on a new configuration; ``ready`` ends it.
+
+        Both lines go in one datagram, as systemd 253 and later want it.
+        """
+        microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._send("RELOADING=1", f"MONOTONIC_USEC={microseconds}")
+
+    def stopping(self, status: str, seconds: float) -> None:
+        """On the way out, which may take ``seconds``."""
+        self._send("STOPPING=1", f"STATUS={status}", f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}")
+
+    def alive(self) -> None:
+        """Feed the watchdog."""
+        self._send("WATCHDOG=1")
+
+    def _send(self, *lines: str) -> None:
+        if not self._address:
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            channel.sendto("\n".join(lines).encode(), self._address)
+
+
+def watchdog_seconds(environ: Mapping[str, str], pid: int) -> float | None:
+    """How often the service manager wants to hear from process ``pid``, or None if it does not."""
+    microseconds = environ.get("WATCHDOG_USEC", "")
+    if not microseconds.isdecimal() or environ.get("WATCHDOG_PID", str(pid)) != str(pid):
+        return None
+    return int(microseconds) / 1e6 or None
