@@ -7,9 +7,7 @@ import random
 import signal
 import time
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Final
-
-from aiohttp import web
+from typing import TYPE_CHECKING, Any, Final
 
 from ollad import __version__
 from ollad.backends.backend import Backend
@@ -23,7 +21,7 @@ from ollad.health.schedule import HealthMonitor
 from ollad.metrics import Telemetry
 from ollad.relay.client import Relay, open_session
 from ollad.routing.policies import LeastConnections
-from ollad.server import make_application
+from ollad.server import listening, make_application
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Daemon"]
 
 _CUT_SECONDS: Final = 1.0
-"""How long handlers that were cut off may take to clean up."""
+"""How long requests that were cut off may take to end."""
 
 
 class Daemon:
@@ -59,7 +57,7 @@ class Daemon:
         """Serve until SIGTERM or SIGINT, then drain; a second signal ends the draining.
 
         Raises:
-            OSError: the address cannot be listened on.
+            ListenError: the address cannot be listened on.
         """
         stop, hurry = asyncio.Event(), asyncio.Event()
 
@@ -69,18 +67,31 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
-        await self.start()
         try:
-            await stop.wait()
-            await self.drain(hurry)
+            if await self._started_before(stop):
+                await stop.wait()
+                await self.drain(hurry)
         finally:
             await self.close()
+        self._logger.info("stopped")
+
+    async def _started_before(self, stop: asyncio.Event) -> bool:
+        """Start; False if ``stop`` was set first, which ends the starting."""
+        starting = asyncio.create_task(self.start())
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+            return starting.done()
+        finally:
+            await _end(starting, stopping)
 
     async def start(self) -> None:
         """Probe every backend once, then listen.
 
         Raises:
-            OSError: the address cannot be listened on; nothing is left running.
+            ListenError: the address cannot be listened on; nothing is left running.
         """
         try:
             await self._build()
@@ -124,22 +135,17 @@ class Daemon:
         await self._listen(gateway)
 
     async def _listen(self, gateway: Gateway) -> None:
-        server = self._config.server
-        app = make_application(gateway, self._logger, access=self._config.logging.access)
-        runner = web.AppRunner(
-            app,
-            access_log=None,
-            handler_cancellation=True,
-            shutdown_timeout=_CUT_SECONDS,
-            auto_decompress=False,
+        server, access = self._config.server, self._config.logging.access
+        app = make_application(gateway, self._logger, access=access)
+        self.port = await self._exits.enter_async_context(
+            listening(app, self._logger, host=server.host, port=server.port, access=access)
         )
-        await runner.setup()
-        self._exits.push_async_callback(runner.cleanup)
-        await web.TCPSite(runner, server.host, server.port).start()
-        self.port = runner.addresses[0][1]
 
     async def drain(self, hurry: asyncio.Event) -> None:
         """Refuse new requests and let those under way finish, up to ``shutdown_timeout``.
+
+        What is under way then is cut: an answer that has not begun becomes a 503, one that has
+        ends with its connection.
 
         Args:
             hurry: ends the waiting at once when set.
@@ -149,20 +155,30 @@ class Daemon:
             return
         gateway.draining = True
         patience, traffic = self._config.server.shutdown_timeout, gateway.traffic
-        self._logger.info("draining", under_way=traffic.count, patience_seconds=patience)
-        ends = [asyncio.create_task(event.wait()) for event in (traffic.idle, hurry)]
+        self._logger.info("draining", under_way=len(traffic), patience_seconds=patience)
+        idle = asyncio.create_task(traffic.idle.wait())
+        hurried = asyncio.create_task(hurry.wait())
         try:
-            await asyncio.wait(ends, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                (idle, hurried), timeout=patience, return_when=asyncio.FIRST_COMPLETED
+            )
+            if len(traffic):
+                self._logger.warning("cutting requests off", under_way=len(traffic))
+                traffic.cut()
+                await asyncio.wait((idle,), timeout=_CUT_SECONDS)
         finally:
-            for end in ends:
-                end.cancel()
-        if traffic.count:
-            self._logger.warning("cutting requests off", under_way=traffic.count)
+            await _end(idle, hurried)
 
     async def close(self) -> None:
         """Stop listening and give everything back; what is still under way is cut."""
         await self._exits.aclose()
-        self._logger.info("stopped")
+
+
+async def _end(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks and wait until they are gone, whatever became of them."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _ProbeCounter:

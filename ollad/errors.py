@@ -8,25 +8,32 @@ written for the person who sent the request: they never name a backend's address
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
+    "OUR_MISTAKE",
     "BackendError",
     "BackendTimeoutError",
     "BadRequestError",
     "ConfigError",
     "ConflictError",
     "GatewayError",
+    "HeadersTooLargeError",
+    "ListenError",
     "MethodNotAllowedError",
     "NotFoundError",
     "OlladError",
     "PayloadTooLargeError",
     "UnavailableError",
     "UnsupportedMediaTypeError",
+    "UriTooLongError",
 ]
+
+OUR_MISTAKE: Final = "ollad made a mistake; its log has the details."
+"""What a client is told of an error that nobody foresaw (500)."""
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -41,6 +48,10 @@ class ConfigError(OlladError):
     def __init__(self, problems: tuple[str, ...]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class ListenError(OlladError):
+    """The address cannot be listened on, and why."""
 
 
 class GatewayError(OlladError):
@@ -125,12 +136,28 @@ class PayloadTooLargeError(GatewayError):
     code = "payload_too_large"
 
 
+class UriTooLongError(GatewayError):
+    """The request target is over the limit (414)."""
+
+    status = 414
+    kind = "invalid_request_error"
+    code = "uri_too_long"
+
+
 class UnsupportedMediaTypeError(GatewayError):
     """The request body has a content type or encoding that is not taken (415)."""
 
     status = 415
     kind = "invalid_request_error"
     code = "unsupported_media_type"
+
+
+class HeadersTooLargeError(GatewayError):
+    """A header is over the limit (431)."""
+
+    status = 431
+    kind = "invalid_request_error"
+    code = "headers_too_large"
 
 
 class BackendError(GatewayError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
@@ -35,30 +35,41 @@ class Runtime:
 
 
 class Traffic:
-    """Counts requests under way, so that a daemon that drains knows when it is done.
+    """Knows the requests under way, so that a daemon that drains can wait for them or cut them.
 
     Attributes:
-        count: requests whose answer has not ended.
         idle: set while there are none.
+        cut_off: whether those under way were told to end.
     """
 
-    __slots__ = ("count", "idle")
+    __slots__ = ("_tasks", "cut_off", "idle")
 
     def __init__(self) -> None:
-        self.count = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.cut_off = False
         self.idle = asyncio.Event()
         self.idle.set()
 
-    def enter(self) -> None:
-        """A request has begun; ``leave`` must follow."""
-        self.count += 1
+    def __len__(self) -> int:
+        """How many requests are under way."""
+        return len(self._tasks)
+
+    def enter(self, task: asyncio.Task[Any]) -> None:
+        """``task`` has begun to serve a request; ``leave`` must follow."""
+        self._tasks.add(task)
         self.idle.clear()
 
-    def leave(self) -> None:
-        """Its answer has ended."""
-        self.count -= 1
-        if self.count == 0:
+    def leave(self, task: asyncio.Task[Any]) -> None:
+        """The answer of ``task`` has ended."""
+        self._tasks.discard(task)
+        if not self._tasks:
             self.idle.set()
+
+    def cut(self) -> None:
+        """Cancel what is under way."""
+        self.cut_off = True
+        for task in self._tasks:
+            task.cancel()
 
 
 @dataclass(slots=True)

@@ -11,9 +11,10 @@ import secrets
 from typing import TYPE_CHECKING, Final
 
 import orjson
-from aiohttp import web
+from aiohttp import HttpVersion11, hdrs, web
+from aiohttp.http_exceptions import PayloadEncodingError
 
-from ollad.errors import GatewayError, UnavailableError
+from ollad.errors import OUR_MISTAKE, BadRequestError, GatewayError, UnavailableError
 from ollad.gateway import GATEWAY
 from ollad.headers import client_address, new_request_id, valid_request_id
 from ollad.logs import access_line
@@ -21,20 +22,27 @@ from ollad.record import RECORD, RequestRecord
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+    from typing import Any
 
     from aiohttp.typedefs import Middleware
-
     from structlog.typing import FilteringBoundLogger
 
     from ollad.gateway import Gateway
 
-__all__ = ["announce", "frame_requests"]
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+__all__ = ["announce", "frame_requests", "refuse_malformed"]
 
 _PREFIX: Final = "/olla/"
 _CLIENT_GONE: Final = 499
 """nginx's status for a client that did not wait; never sent, only logged and counted."""
 
 _SERVER: Final = "ollad"
+_INVENTED_TYPE: Final = "application/octet-stream"
+"""What aiohttp calls a body that came without a type."""
+
+_NOTHING: Final = "-"
+"""Stands for the method and path of a request that could not be read."""
 
 
 def frame_requests(
@@ -49,25 +57,65 @@ def frame_requests(
     """
 
     @web.middleware
-    async def frame(
-        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
+    async def frame(request: web.Request, handler: Handler) -> web.StreamResponse:
         gateway = request.app[GATEWAY]
         record = _open_record(request, gateway, families)
+        task = _current_task()
         if api := record.path.startswith(_PREFIX):
-            gateway.traffic.enter()
+            gateway.traffic.enter(task)
         gateway.telemetry.request_started(record.family)
         try:
-            return await _answer(request, handler, gateway, record, logger)
+            return await _serve(request, handler, gateway, record, logger)
         finally:
             if api:
-                gateway.traffic.leave()
-            seconds = gateway.clock() - record.started
-            gateway.telemetry.request_finished(record, seconds)
-            if access:
-                access_line(logger, record, seconds)
+                gateway.traffic.leave(task)
+            _close_record(record, gateway, logger, access=access)
 
     return frame
+
+
+def refuse_malformed(
+    error: GatewayError,
+    client: str,
+    gateway: Gateway,
+    logger: FilteringBoundLogger,
+    *,
+    access: bool,
+) -> web.Response:
+    """Answer what could not be read as a request, count it and log it like one.
+
+    Args:
+        error: what is wrong with it.
+        client: who sent it.
+        gateway: the running daemon.
+        logger: where access lines go.
+        access: whether there are access lines.
+    """
+    record = RequestRecord(
+        request_id=_new_id(gateway),
+        started=gateway.clock(),
+        client=client,
+        method=_NOTHING,
+        path=_NOTHING,
+    )
+    gateway.telemetry.request_started(record.family)
+    response = _error_response(error, record)
+    _set_headers(response, record, gateway)
+    response.headers[hdrs.SERVER] = _SERVER
+    response.force_close()
+    _close_record(record, gateway, logger, access=access)
+    return response
+
+
+def _current_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("requests are served by tasks")
+    return task
+
+
+def _new_id(gateway: Gateway) -> str:
+    return new_request_id(round(gateway.wall() * 1000), secrets.randbits(74))
 
 
 def _open_record(
@@ -76,14 +124,12 @@ def _open_record(
     resource = request.match_info.route.resource
     path = "" if resource is None else resource.canonical
     inbound_id = request.headers.get("X-Olla-Request-ID", "")
-    if not valid_request_id(inbound_id):
-        inbound_id = new_request_id(round(gateway.wall() * 1000), secrets.randbits(74))
     record = RequestRecord(
-        request_id=inbound_id,
+        request_id=inbound_id if valid_request_id(inbound_id) else _new_id(gateway),
         started=gateway.clock(),
         client=client_address(
             request.remote or "",
-            request.headers.get("X-Forwarded-For"),
+            ",".join(request.headers.getall("X-Forwarded-For", ())),
             gateway.runtime.trusted_proxies.__contains__,
         ),
         method=request.method,
@@ -94,65 +140,140 @@ def _open_record(
     return record
 
 
+def _close_record(
+    record: RequestRecord, gateway: Gateway, logger: FilteringBoundLogger, *, access: bool
+) -> None:
+    seconds = gateway.clock() - record.started
+    gateway.telemetry.request_finished(record, seconds)
+    if access:
+        access_line(logger, record, seconds)
+
+
+async def _serve(
+    request: web.Request,
+    handler: Handler,
+    gateway: Gateway,
+    record: RequestRecord,
+    logger: FilteringBoundLogger,
+) -> web.StreamResponse:
+    """Have the request handled and its response sent, whatever happens on the way.
+
+    Whole responses are sent from here, not by aiohttp after the middleware, so that the record
+    covers them to their last byte.
+    """
+    try:
+        response = await _answer(request, handler, gateway, record, logger)
+        if not response.prepared:
+            await _send(request, response, record)
+    except (asyncio.CancelledError, ConnectionError):
+        _note_cut(request, gateway, record)
+        raise
+    return response
+
+
 async def _answer(
     request: web.Request,
-    handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    handler: Handler,
     gateway: Gateway,
     record: RequestRecord,
     logger: FilteringBoundLogger,
 ) -> web.StreamResponse:
     try:
         _refuse_while_draining(gateway, record)
-        response = await handler(request)
-    except asyncio.CancelledError:
-        _client_gone(gateway, record)
-        raise
+        return await handler(request)
     except GatewayError as error:
-        return _error_response(error, record)
-    except ConnectionError:
-        _client_gone(gateway, record)
-        raise
-    except Exception:
-        logger.exception("unexpected error", request_id=record.request_id, path=record.path)
-        record.error = "internal_error"
         if record.status:
-            # the reply has begun: ending the connection is all that is left to say so
-            _abort(request)
+            raise _broken(error, request, record, logger) from error
+        return _error_response(error, record)
+    except PayloadEncodingError:
+        return _error_response(
+            BadRequestError("The framing of the request body is invalid.", code="malformed_http"),
+            record,
+        )
+    except web.HTTPException as error:
+        return _error_response(_translated(error), record)
+    except asyncio.CancelledError:
+        if record.status or not gateway.traffic.cut_off or request.transport is None:
             raise
-        mistake = GatewayError("ollad made a mistake; its log has the details.")
-        return _error_response(mistake, record)
+        _current_task().uncancel()
+        return _error_response(_draining(), record)
+    except ConnectionError:
+        raise
+    except Exception as error:
+        if record.status:
+            raise _broken(error, request, record, logger) from error
+        _log_mistake(error, record, logger)
+        return _error_response(GatewayError(OUR_MISTAKE), record)
+
+
+def _broken(
+    error: Exception, request: web.Request, record: RequestRecord, logger: FilteringBoundLogger
+) -> ConnectionError:
+    """An error after the reply has begun: ending the connection is all that is left to say so."""
+    _log_mistake(error, record, logger)
+    if request.transport is not None:
+        request.transport.abort()
+    return ConnectionResetError("The reply could not be finished.")
+
+
+def _log_mistake(error: Exception, record: RequestRecord, logger: FilteringBoundLogger) -> None:
+    logger.error("unexpected error", request_id=record.request_id, path=record.path, exc_info=error)
+    record.error = GatewayError.code
+
+
+async def _send(request: web.Request, response: web.StreamResponse, record: RequestRecord) -> None:
+    """Send a whole response."""
+    if not request.content.is_eof():
+        # a body nobody wants: the client may stop sending it, and what it sends is no request
+        _close_after(response)
+    await response.prepare(request)
     if isinstance(response, web.Response) and isinstance(response.body, bytes):
-        record.response_bytes = len(response.body)
-    return response
+        record.response_bytes = 0 if request.method == hdrs.METH_HEAD else len(response.body)
+    await response.write_eof()
+
+
+def _close_after(response: web.StreamResponse) -> None:
+    response.headers[hdrs.CONNECTION] = "close"
+    response.force_close()
 
 
 def _refuse_while_draining(gateway: Gateway, record: RequestRecord) -> None:
     if gateway.draining and record.path.startswith(_PREFIX):
-        error = UnavailableError("ollad is shutting down. Try again shortly.", code="draining")
-        error.headers = {**error.headers, "Connection": "close"}
-        raise error
+        raise _draining()
 
 
-def _client_gone(gateway: Gateway, record: RequestRecord) -> None:
-    record.error = record.error or "client_gone"
+def _draining() -> UnavailableError:
+    return UnavailableError("ollad is shutting down. Try again shortly.", code="draining")
+
+
+def _note_cut(request: web.Request, gateway: Gateway, record: RequestRecord) -> None:
+    """Note that the answer did not get through, and by whose doing."""
+    cut_off = gateway.traffic.cut_off
+    record.error = record.error or ("shutdown" if cut_off else "client_gone")
     if record.streamed:
-        gateway.telemetry.stream_abort(record.family, "client")
+        gateway.telemetry.stream_abort(record.family, "shutdown" if cut_off else "client")
     record.status = record.status or _CLIENT_GONE
-
-
-def _abort(request: web.Request) -> None:
-    if request.transport is not None:
+    if cut_off and request.transport is not None and request.version < HttpVersion11:
+        # its end would look like the end of the reply
         request.transport.abort()
+
+
+def _translated(error: web.HTTPException) -> GatewayError:
+    """An error of aiohttp's own, such as that of a target no route can match."""
+    translated = GatewayError(f"{error.reason}.", code="http_error")
+    translated.status = error.status
+    translated.kind = "invalid_request_error" if error.status < 500 else "api_error"
+    return translated
 
 
 def _error_response(error: GatewayError, record: RequestRecord) -> web.Response:
     """An error in OpenAI's envelope."""
-    record.status = error.status
     record.error = record.error or error.code
-    body = orjson.dumps(error.envelope())
-    record.response_bytes = len(body)
     return web.Response(
-        status=error.status, body=body, content_type="application/json", headers=error.headers
+        status=error.status,
+        body=orjson.dumps(error.envelope()),
+        content_type="application/json",
+        headers=error.headers,
     )
 
 
@@ -161,9 +282,18 @@ async def announce(request: web.Request, response: web.StreamResponse) -> None:
     record = request.get(RECORD)
     if record is None:
         return
+    gateway = request.app[GATEWAY]
+    if "aiohttp" in response.headers.get(hdrs.SERVER, ""):
+        response.headers[hdrs.SERVER] = _SERVER
+    if record.untyped and response.headers.get(hdrs.CONTENT_TYPE) == _INVENTED_TYPE:
+        del response.headers[hdrs.CONTENT_TYPE]
+    if gateway.draining:
+        _close_after(response)
+    _set_headers(response, record, gateway)
+
+
+def _set_headers(response: web.StreamResponse, record: RequestRecord, gateway: Gateway) -> None:
     headers = response.headers
-    if "aiohttp" in headers.get("Server", ""):
-        headers["Server"] = _SERVER
     headers["X-Olla-Request-ID"] = headers["x-request-id"] = record.request_id
     if record.path.startswith(_PREFIX):
         headers["X-Olla-Backend-Type"] = "sglang"
@@ -171,15 +301,18 @@ async def announce(request: web.Request, response: web.StreamResponse) -> None:
         headers["X-Olla-Endpoint"] = record.endpoint
     if record.model is not None:
         headers["X-Olla-Model"] = _printable(record.model)
-    clock = request.app[GATEWAY].clock
-    headers["X-Olla-Response-Time"] = f"{round((clock() - record.started) * 1000)}ms"
+    elapsed = gateway.clock() - record.started
+    headers["X-Olla-Response-Time"] = f"{round(elapsed * 1000)}ms"
+    # a backend that sends these headers itself is believed
     if record.cache_hit is not None:
-        headers["X-SGLang-Cache-Hit"] = record.cache_hit
+        headers.setdefault("X-SGLang-Cache-Hit", record.cache_hit)
     if record.spec_decode is not None:
-        headers["X-SGLang-Spec-Decode"] = record.spec_decode
+        headers.setdefault("X-SGLang-Spec-Decode", record.spec_decode)
     if record.ignored_parameters:
         headers["X-Olla-Ignored-Params"] = ",".join(record.ignored_parameters)
     record.status = response.status
+    if record.first_byte is None:
+        record.first_byte = elapsed
 
 
 def _printable(text: str) -> str:

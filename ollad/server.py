@@ -1,27 +1,36 @@
-"""The aiohttp application: routes, middleware, and nothing that is not in ``ROUTES``."""
+"""The aiohttp application and its listener: routes, middleware, nothing not in ``ROUTES``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import os
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
 from ollad.affinity import AFFINITY, Affinity
-from ollad.errors import MethodNotAllowedError, NotFoundError
+from ollad.connection import Connection
+from ollad.errors import ListenError, MethodNotAllowedError, NotFoundError
 from ollad.gateway import GATEWAY
 from ollad.handlers import ROUTES
 from ollad.handlers.models import CATALOGUE, ModelCatalogue
-from ollad.middleware import announce, frame_requests
+from ollad.middleware import announce, frame_requests, refuse_malformed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncIterator, Iterable
 
     from structlog.typing import FilteringBoundLogger
 
+    from ollad.errors import GatewayError
     from ollad.gateway import Gateway
     from ollad.handlers import Handler, Route
 
-__all__ = ["make_application"]
+__all__ = ["listening", "make_application"]
+
+_BACKLOG: Final = 1024
+_CLEANUP_SECONDS: Final = 0.5
+"""How long connections may take to end once nothing is served on them."""
 
 
 def make_application(
@@ -42,6 +51,64 @@ def make_application(
     app.on_response_prepare.append(announce)
     _add_routes(app, ROUTES, families)
     return app
+
+
+@asynccontextmanager
+async def listening(
+    app: web.Application,
+    logger: FilteringBoundLogger,
+    *,
+    host: str,
+    port: int,
+    access: bool = True,
+) -> AsyncIterator[int]:
+    """Serve ``app`` for the length of the block; at its end, connections are closed.
+
+    Args:
+        app: from ``make_application``.
+        logger: where access lines and unexpected errors go.
+        host: address to listen on.
+        port: TCP port to listen on; 0 takes a free one.
+        access: whether there are access lines.
+
+    Yields:
+        The port.
+
+    Raises:
+        ListenError: the address cannot be listened on.
+    """
+    gateway = app[GATEWAY]
+
+    def refuse(request: web.BaseRequest, error: GatewayError) -> web.Response:
+        return refuse_malformed(error, request.remote or "", gateway, logger, access=access)
+
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=_CLEANUP_SECONDS)
+    await runner.setup()
+    loop = asyncio.get_running_loop()
+
+    def connect() -> Connection:
+        if runner.server is None:
+            raise RuntimeError("the runner has been set up")
+        return Connection(runner.server, loop=loop, logger=logger, refuse=refuse)
+
+    try:
+        try:
+            server = await loop.create_server(connect, host, port, backlog=_BACKLOG)
+        except (OSError, UnicodeError) as error:  # UnicodeError: no host name
+            raise ListenError(_reason(error)) from error
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
+    finally:
+        await runner.cleanup()
+
+
+def _reason(error: Exception) -> str:
+    """Why in few words; asyncio wraps the system's own in a sentence with the address."""
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return str(error)
 
 
 def _add_routes(app: web.Application, routes: Iterable[Route], families: dict[str, str]) -> None:

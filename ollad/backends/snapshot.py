@@ -63,6 +63,7 @@ class Engine:
         generation: whether it generates (False: an embedding or reward server).
         native_routes: the page's routes that SGLang lacks but this server has; None when its
             route list could not be read.
+        metrics: whether it has a ``/metrics`` page (``--enable-metrics``).
         model_info: the reply of ``/model_info`` (or ``/get_model_info``).
     """
 
@@ -75,6 +76,7 @@ class Engine:
     audio_understanding: bool | None = None
     generation: bool | None = None
     native_routes: frozenset[str] | None = None
+    metrics: bool | None = None
     model_info: Mapping[str, Any] | None = None
 
 

@@ -12,10 +12,12 @@ from ollad import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["EX_CONFIG", "EX_FAILED", "EX_OK", "main", "make_parser"]
+__all__ = ["EX_CONFIG", "EX_FAILED", "EX_INTERRUPTED", "EX_OK", "main", "make_parser"]
 
 EX_OK: Final = 0
 EX_FAILED: Final = 1
+EX_INTERRUPTED: Final = 130
+"""Ended by Ctrl-C before there was a daemon that could stop in order; what a shell says of it."""
 EX_CONFIG: Final = 78
 """The configuration cannot be used (sysexits.h); the unit does not restart after it."""
 
@@ -39,4 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = make_parser().parse_args(sys.argv[1:] if arguments is None else arguments)
-    return int(options.run(options))
+    try:
+        return int(options.run(options))
+    except KeyboardInterrupt:
+        return EX_INTERRUPTED

@@ -13,10 +13,11 @@ from ollad.backends.pool import Pool
 from ollad.cli import EX_CONFIG, EX_FAILED, EX_OK
 from ollad.config.describe import redacted
 from ollad.config.load import load_file
-from ollad.config.schema import DEFAULT_PATH
+from ollad.config.schema import DEFAULT_PATH, Logging
 from ollad.errors import ConfigError
 from ollad.health.fetch import open_session as open_probe_session
 from ollad.health.schedule import HealthMonitor
+from ollad.logs import configure
 
 if TYPE_CHECKING:
     import argparse
@@ -56,7 +57,13 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(redacted(config), indent=2) + "\n")
     else:
         sys.stdout.write(f"{options.config}: fine, {len(config.endpoints)} endpoint(s)\n")
-    return asyncio.run(_live(config)) if options.live else EX_OK
+    if not options.live:
+        return EX_OK
+    # the report says what the health task would log, but for its own faults
+    configure(
+        Logging(level="error", format="console"), stream=sys.stderr.buffer, environ=os.environ
+    )
+    return asyncio.run(_live(config))
 
 
 async def _live(config: Config) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Final
 
 import structlog
 import uvloop
@@ -14,13 +15,12 @@ from ollad.cli import EX_CONFIG, EX_FAILED, EX_OK
 from ollad.config.load import load_file
 from ollad.config.schema import DEFAULT_PATH
 from ollad.daemon import Daemon
-from ollad.errors import ConfigError
+from ollad.errors import ConfigError, ListenError
 from ollad.logs import configure
 
-if TYPE_CHECKING:
-    import argparse
-
 __all__ = ["add_parser", "run"]
+
+_HIGHEST_PORT: Final = 65535
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,9 +29,23 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--config", metavar="PATH", default=DEFAULT_PATH, help="default: %(default)s"
     )
-    parser.add_argument("--host", help="address to listen on, instead of server.host")
-    parser.add_argument("--port", type=int, help="port to listen on, instead of server.port")
+    parser.add_argument("--host", type=_host, help="address to listen on, instead of server.host")
+    parser.add_argument(
+        "--port", type=_port, help="port to listen on, instead of server.port; 0 takes a free one"
+    )
     parser.set_defaults(run=run)
+
+
+def _host(text: str) -> str:
+    if not text.strip():  # would mean every address of the machine
+        raise argparse.ArgumentTypeError("an empty address")
+    return text
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= _HIGHEST_PORT):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port number from 0 to {_HIGHEST_PORT}")
+    return int(text)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -51,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     daemon = Daemon(replace(config, server=server), logger, lines)
     try:
         uvloop.run(daemon.run())
-    except OSError as error:
-        logger.exception("cannot listen", host=server.host, port=server.port, error=str(error))
+    except ListenError as error:
+        logger.error("cannot listen", host=server.host, port=server.port, reason=str(error))  # noqa: TRY400 - says it all
         return EX_FAILED
     return EX_OK

@@ -82,6 +82,7 @@ class Incarnation:
         self._model: Mapping[str, Any] | None = None
         self._routes: frozenset[str] | None = None
         self._routes_asked = False
+        self._metrics: bool | None = None
         self._infos_due = float("-inf")
         self._lacks: frozenset[str] = frozenset()
         self._version: str | None = None
@@ -169,6 +170,8 @@ class Incarnation:
         if not self._routes_asked and _settled(replies.openapi):
             self._routes_asked = True
             self._routes = readings.native_routes(_json(replies.openapi))
+        if replies.metrics is not None and _settled(replies.metrics):
+            self._metrics = replies.metrics.ok
         if facts.cards is not None:
             self.cards = facts.cards
         self._version = facts.report.version or self._version
@@ -187,6 +190,7 @@ class Incarnation:
             version=self._version,
             speculative=self._speculative,
             routes=self._routes,
+            metrics=self._metrics,
         )
 
 

@@ -151,6 +151,7 @@ def engine(
     version: str | None = None,
     speculative: bool | None = None,
     routes: frozenset[str] | None = None,
+    metrics: bool | None = None,
 ) -> Engine:
     """Put together what is known of a process.
 
@@ -161,6 +162,7 @@ def engine(
         version: its version by another source, for when ``server`` has none.
         speculative: whether another source shows speculative decoding, likewise.
         routes: see ``Engine.native_routes``.
+        metrics: see ``Engine.metrics``.
     """
     server = server or ServerInfo()
     facts: Mapping[str, Any] = model or {}
@@ -182,6 +184,7 @@ def engine(
         audio_understanding=values.boolean(facts.get("has_audio_understanding")),
         generation=generation,
         native_routes=routes,
+        metrics=metrics,
         model_info=model,
     )
 
