@@ -10,6 +10,7 @@ from email.message import Message
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
+from aiohttp import HttpVersion11
 
 from ollad.call import Call, Inbound
 from ollad.errors import (
@@ -26,10 +27,11 @@ from ollad.sglang.media import check_media
 from ollad.sglang.parameters import ignored_parameters, refuse_fields, replace_rid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from aiohttp import web
 
+    from ollad.backends.backend import Backend
     from ollad.gateway import Runtime
 
 __all__ = ["fresh_rid", "inbound_of", "read_body", "read_call", "read_upload", "resolve_model"]
@@ -38,6 +40,7 @@ _DEFAULT_MODEL: Final = "default"
 """What SGLang's own client sends when it does not care."""
 
 _LISTED_MODELS: Final = 20
+_SHOWN: Final = 200  # characters of a client's text in a message
 
 
 async def read_body(request: web.Request, limit: int) -> bytes:
@@ -50,8 +53,8 @@ async def read_body(request: web.Request, limit: int) -> bytes:
         UnsupportedMediaTypeError: the body has a content encoding.
         PayloadTooLargeError: it is longer than ``limit`` bytes.
     """
-    encoding = request.headers.get("Content-Encoding", "identity")
-    if encoding.strip().lower() not in ("", "identity"):
+    encodings = request.headers.getall("Content-Encoding", ())
+    if any(encoding.strip().lower() not in ("", "identity") for encoding in encodings):
         raise UnsupportedMediaTypeError(
             "Request bodies with a Content-Encoding are not taken; send the body uncompressed.",
             param="Content-Encoding",
@@ -59,7 +62,7 @@ async def read_body(request: web.Request, limit: int) -> bytes:
         )
     if (request.content_length or 0) > limit:
         raise _too_large(limit)
-    if "Expect" in request.headers and request.transport is not None:
+    if _awaits_continue(request) and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     chunks: list[bytes] = []
     size = 0
@@ -70,6 +73,12 @@ async def read_body(request: web.Request, limit: int) -> bytes:
         chunks.append(chunk)
     request[RECORD].request_bytes = size
     return b"".join(chunks)
+
+
+def _awaits_continue(request: web.Request) -> bool:
+    """Whether the client holds its body back for an interim reply, which HTTP/1.0 has not."""
+    expectation = request.headers.get("Expect", "").strip().lower()
+    return expectation == "100-continue" and request.version >= HttpVersion11
 
 
 def _too_large(limit: int) -> PayloadTooLargeError:
@@ -116,7 +125,7 @@ async def read_call(
     """
     if request.content_type != "application/json":
         raise UnsupportedMediaTypeError(
-            f"Content-Type '{request.headers.get('Content-Type', '')}' is not taken here; "
+            f"Content-Type '{_header(request, 'Content-Type')[:_SHOWN]}' is not taken here; "
             "send JSON with 'Content-Type: application/json'.",
             param="Content-Type",
         )
@@ -128,7 +137,7 @@ async def read_call(
     record.ignored_parameters = ignored_parameters(document)
     body, rid = replace_rid(body, document, fresh_rid)
     named = document
-    if not document.get("model") and "X-Olla-Model" not in request.headers:
+    if document.get("model") in (None, "") and "X-Olla-Model" not in request.headers:
         named = {"model": usual_model(document)}
     model, spliced = resolve_model(request, runtime, named)
     if spliced is not None:
@@ -149,24 +158,23 @@ async def read_call(
 async def read_upload(request: web.Request, runtime: Runtime, target: str) -> Call:
     """Read a form with a file, to be relayed to ``target`` as it is.
 
-    The form's ``model`` field says which model it is for, as ``model`` does in a JSON body; an
-    alias is not taken, since that would mean rewriting the form.
+    The form's ``model`` field says which model it is for, as ``model`` does in a JSON body.
 
     Raises:
         GatewayError: whatever is wrong with it, as a 4xx.
     """
-    boundary = request.content_type == "multipart/form-data" and _boundary(request)
+    boundary = _boundary(request) if request.content_type == "multipart/form-data" else None
     if not boundary:
         raise UnsupportedMediaTypeError(
             "Send the file as 'Content-Type: multipart/form-data' with a boundary.",
             param="Content-Type",
         )
     body = await read_body(request, runtime.config.server.max_body_size)
-    model, spliced = resolve_model(request, runtime, {"model": form_field(body, boundary, "model")})
-    if spliced is not None:
-        raise BadRequestError(
-            f"Name the model by its own id here, '{spliced}', not by an alias.", param="model"
-        )
+    field = form_field(body, boundary, "model")
+    named = None if field is None else field.value
+    model, spliced = resolve_model(request, runtime, {"model": named})
+    if spliced is not None and field is not None:
+        body = b"".join((body[: field.start], spliced.encode(), body[field.end :]))
     return Call(
         family=request[RECORD].family,
         method=request.method,
@@ -178,9 +186,11 @@ async def read_upload(request: web.Request, runtime: Runtime, target: str) -> Ca
 
 
 def _boundary(request: web.Request) -> str | None:
+    """The boundary of a form; None without one, or with one that RFC 2046 §5.1.1 does not allow."""
     message = Message()
     message["Content-Type"] = request.headers["Content-Type"]
-    return message.get_boundary()
+    boundary = message.get_boundary()
+    return boundary if boundary and boundary.isascii() else None
 
 
 def resolve_model(
@@ -203,54 +213,70 @@ def resolve_model(
     named = document.get("model")
     if named is not None and not isinstance(named, str):
         raise BadRequestError(f"'model' must be a string, not {named!r:.40}.", param="model")
-    wanted = named or request.headers.get("X-Olla-Model")
-    record.model = wanted
+    aliases = runtime.config.routing.model_aliases
     served = runtime.pool.models()
+    anonymous = {"", _DEFAULT_MODEL} - {*served, *aliases}
+    wanted = named or ""
+    if wanted in anonymous:
+        wanted = _header(request, "X-Olla-Model") or wanted
+    record.model = wanted or None
     if not served:
         raise UnavailableError("No backend is up. Try again shortly.", code="no_backend")
-    if not wanted or (wanted == _DEFAULT_MODEL and wanted not in served):
+    if wanted in anonymous:
         record.served_model = _only_model(runtime)
         record.model = record.model or record.served_model
         return record.served_model, None
-    target = runtime.config.routing.model_aliases.get(wanted, wanted)
-    if target not in served:
+    target = aliases.get(wanted, wanted)
+    model = _card_id(runtime.pool.routable(), target)
+    if model is None:
         raise _unserved(runtime, wanted, target, served)
-    record.served_model = target
-    return target, target if named is not None and target != named else None
+    record.served_model = model
+    return model, target if named is not None and target != named else None
 
 
 def _only_model(runtime: Runtime) -> str:
     """The only base model served by anyone."""
-    bases = sorted(
-        {
-            card.id
-            for backend in runtime.pool.routable()
-            for card in backend.snapshot.models
-            if card.parent is None
-        }
-    )
+    cards = [card for backend in runtime.pool.routable() for card in backend.snapshot.models]
+    bases = sorted({card.id for card in cards if card.parent is None})
     if len(bases) == 1:
         return bases[0]
+    names = bases or sorted({card.id for card in cards})
     raise BadRequestError(
-        f"Several models are served here; name one as 'model' (or in the header X-Olla-Model): "
-        f"{_listed(bases)}.",
+        f"Name a model as 'model' (or in the header X-Olla-Model), one of: {_listed(names)}.",
         param="model",
         code="model_required",
     )
 
 
+def _card_id(backends: Iterable[Backend], name: str) -> str | None:
+    """The id under which the model ``name`` is listed.
+
+    SGLang lists an adapter by its own name and selects it by ``base:adapter``
+    (``_parse_model_parameter`` in entrypoints/openai/serving_base.py).
+    """
+    adapter = None
+    for backend in backends:
+        for card in backend.snapshot.models:
+            if card.id == name:
+                return name
+            if card.parent is not None and f"{card.parent}:{card.id}" == name:
+                adapter = card.id
+    return adapter
+
+
 def _unserved(
     runtime: Runtime, wanted: str, target: str, served: tuple[str, ...]
 ) -> NotFoundError | UnavailableError:
-    if any(backend.serves(target) for backend in runtime.pool):
+    shown = wanted[:_SHOWN]
+    if _card_id(runtime.pool, target) is not None:
         return UnavailableError(
-            f"The backends that serve the model '{wanted}' are out at the moment.",
+            f"The backends that serve the model '{shown}' are out at the moment.",
             param="model",
             code="no_backend",
         )
     known = sorted({*served, *runtime.config.routing.model_aliases})
     return NotFoundError(
-        f"The model '{wanted}' is not served here. Known models: {_listed(known)}.",
+        f"The model '{shown}' is not served here. Known models: {_listed(known)}.",
         param="model",
         code="model_not_found",
     )
@@ -259,6 +285,12 @@ def _unserved(
 def _listed(names: list[str]) -> str:
     more = len(names) - _LISTED_MODELS
     return ", ".join(names[:_LISTED_MODELS]) + (f" and {more} more" if more > 0 else "")
+
+
+def _header(request: web.Request, name: str) -> str:
+    """A header's value as text that can be shown; what is not UTF-8 in it is replaced."""
+    value = request.headers.get(name, "").strip()
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _with_query(target: str, request: web.Request) -> str:
