@@ -12,6 +12,7 @@ from ollad.handlers.batch import batch
 from ollad.handlers.chat import chat_completions
 from ollad.handlers.completions import completions
 from ollad.handlers.embeddings import embeddings
+from ollad.handlers.events import events
 from ollad.handlers.extend import extend
 from ollad.handlers.generate import generate
 from ollad.handlers.health import health
@@ -89,5 +90,6 @@ ROUTES: Final = (
     Route("GET", "/internal/status", "internal", status),
     Route("GET", "/internal/status/endpoints", "internal", status_endpoints),
     Route("GET", "/internal/status/models", "internal", status_models),
+    Route("GET", "/internal/events", "internal", events),
     Route("GET", "/version", "internal", version),
 )

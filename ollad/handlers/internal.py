@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from ollad.backends.backend import Backend
     from ollad.gateway import Gateway
 
-__all__ = ["alive", "ready", "status", "status_endpoints", "status_models", "version"]
+__all__ = [
+    "alive",
+    "endpoint_entries",
+    "iso_time",
+    "ready",
+    "status",
+    "status_endpoints",
+    "status_models",
+    "version",
+]
 
 
 async def alive(_request: web.Request) -> web.StreamResponse:
@@ -54,7 +63,7 @@ async def status(request: web.Request) -> web.StreamResponse:
             "ready": reason is None,
             "reason": reason,
             "draining": gateway.draining,
-            "endpoints": _endpoints(gateway),
+            "endpoints": endpoint_entries(gateway),
             "models": _models(gateway),
         }
     )
@@ -62,7 +71,7 @@ async def status(request: web.Request) -> web.StreamResponse:
 
 async def status_endpoints(request: web.Request) -> web.StreamResponse:
     """The part of the status about backends."""
-    return json_response({"endpoints": _endpoints(request.app[GATEWAY])})
+    return json_response({"endpoints": endpoint_entries(request.app[GATEWAY])})
 
 
 async def status_models(request: web.Request) -> web.StreamResponse:
@@ -75,7 +84,8 @@ async def version(_request: web.Request) -> web.StreamResponse:
     return json_response({"name": "ollad", "version": ollad.__version__})
 
 
-def _endpoints(gateway: Gateway) -> list[dict[str, Any]]:
+def endpoint_entries(gateway: Gateway) -> list[dict[str, Any]]:
+    """What there is to say of each backend, in the order of the configuration; plain JSON."""
     now = gateway.clock()
     return [_endpoint(backend, now) for backend in gateway.runtime.pool]
 
@@ -89,8 +99,8 @@ def _endpoint(backend: Backend, now: float) -> dict[str, Any]:
         "type": backend.endpoint.type,
         "state": snapshot.state.value,
         "reason": snapshot.reason,
-        "since": _iso(snapshot.since or None),
-        "last_check": _iso(snapshot.checked),
+        "since": iso_time(snapshot.since or None),
+        "last_check": iso_time(snapshot.checked),
         "failures": snapshot.failures,
         "priority": backend.endpoint.priority,
         "weight": round(backend.weight(now), 4),
@@ -135,7 +145,8 @@ def _safe(url: str) -> str:
     return str(URL(url).with_user(None).with_query(None).with_fragment(None))
 
 
-def _iso(seconds: float | None) -> str | None:
+def iso_time(seconds: float | None) -> str | None:
+    """Unix ``seconds`` as ISO 8601 in UTC, to the millisecond."""
     if seconds is None:
         return None
     moment = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
