@@ -12,16 +12,26 @@ from ollad import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["EX_CONFIG", "EX_FAILED", "EX_INTERRUPTED", "EX_OK", "main", "make_parser"]
+__all__ = [
+    "EX_CONFIG",
+    "EX_FAILED",
+    "EX_INTERRUPTED",
+    "EX_OK",
+    "EX_UNAVAILABLE",
+    "main",
+    "make_parser",
+]
 
 EX_OK: Final = 0
 EX_FAILED: Final = 1
 EX_INTERRUPTED: Final = 130
 """Ended by Ctrl-C before there was a daemon that could stop in order; what a shell says of it."""
+EX_UNAVAILABLE: Final = 69
+"""The daemon cannot be reached (sysexits.h)."""
 EX_CONFIG: Final = 78
 """The configuration cannot be used (sysexits.h); the unit does not restart after it."""
 
-_COMMANDS: Final = ("serve", "check")
+_COMMANDS: Final = ("serve", "check", "probe", "top")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -29,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ollad",
         description="A streaming reverse proxy for SGLang inference servers.",
-        epilog="Exit codes: 0 fine, 1 failed, 2 usage, 78 configuration.",
+        epilog="Exit codes: 0 fine, 1 failed, 2 usage, 69 no daemon, 78 configuration.",
     )
     parser.add_argument("--version", action="version", version=f"ollad {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
