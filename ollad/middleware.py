@@ -19,6 +19,7 @@ from ollad.gateway import GATEWAY
 from ollad.headers import client_address, new_request_id, valid_request_id
 from ollad.logs import access_line
 from ollad.record import RECORD, RequestRecord
+from ollad.relay.cut import reset
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -212,7 +213,7 @@ def _broken(
     """An error after the reply has begun: ending the connection is all that is left to say so."""
     _log_mistake(error, record, logger)
     if request.transport is not None:
-        request.transport.abort()
+        reset(request.transport)
     return ConnectionResetError("The reply could not be finished.")
 
 
@@ -255,7 +256,7 @@ def _note_cut(request: web.Request, gateway: Gateway, record: RequestRecord) -> 
     record.status = record.status or _CLIENT_GONE
     if cut_off and request.transport is not None and request.version < HttpVersion11:
         # its end would look like the end of the reply
-        request.transport.abort()
+        reset(request.transport)
 
 
 def _translated(error: web.HTTPException) -> GatewayError:

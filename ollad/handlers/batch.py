@@ -22,7 +22,7 @@ from ollad.native import relay_native
 from ollad.record import RECORD, RequestRecord
 from ollad.responses import json_response
 from ollad.serving import fetch
-from ollad.sglang.annotate import generate_usage, meta_member
+from ollad.sglang.annotate import generate_usage, meta_member, spec_decode
 from ollad.sglang.errors import error_message
 from ollad.sglang.parameters import refuse_fields
 
@@ -126,6 +126,7 @@ class _Run:
         self._slots = asyncio.Semaphore(runtime.config.batch.concurrency)
         self._replies: list[Mapping[str, Any]] = [{} for _ in calls]
         self._hit_rates: list[float] = []
+        self._speculation: set[str] = set()
         self._endpoints: set[str] = set()
         self._bytes_left = runtime.config.server.max_body_size
 
@@ -152,6 +153,7 @@ class _Run:
                 self._replies[index] = self._reply(item, record, status, body)
             except GatewayError as error:
                 self._replies[index] = error.envelope()  # the others go on
+            self._record.attempts += record.attempts
             if record.endpoint is not None:
                 self._endpoints.add(record.endpoint)
 
@@ -185,6 +187,9 @@ class _Run:
     def _count(self, record: RequestRecord, usage: Usage) -> None:
         if record.endpoint is not None:
             self._gateway.telemetry.tokens(record.endpoint, usage)
+        backend = self._runtime.pool.get(record.endpoint or "")
+        speculative = backend.snapshot.engine.speculative if backend else None
+        self._speculation.add(spec_decode(usage, speculative))
         if usage.prompt_tokens and usage.cached_tokens is not None:
             self._hit_rates.append(usage.cached_tokens / usage.prompt_tokens)
 
@@ -194,6 +199,10 @@ class _Run:
         record.endpoint = ",".join(sorted(self._endpoints)) or None
         rates = self._hit_rates
         record.cache_hit = "unknown" if not rates else "true" if any(rates) else "false"
+        words = self._speculation
+        record.spec_decode = (
+            "true" if "true" in words else "unknown" if words != {"false"} else "false"
+        )
         total = round((self._gateway.clock() - record.started) * 1000)
         return {
             "responses": self._replies,

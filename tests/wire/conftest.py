@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
 import structlog
+from blockbuster import blockbuster_ctx
 
 from ollad.config.schema import Config, Endpoint, Server
 from ollad.daemon import Daemon
-from ollad.gateway import Gateway
 from tests.wire.fake_sglang import FakeSGLang
+from tests.wire.loglines import logging_to_memory
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from ollad.gateway import Gateway
+    from tests.wire.loglines import LogLines
 
 PREFIX = "/olla/sglang"
 
@@ -70,6 +77,32 @@ async def running(*endpoints: Endpoint, **sections: Any) -> AsyncIterator[Runnin
             aiohttp.ClientSession(f"http://127.0.0.1:{daemon.port}")
         )
         yield Running(daemon, session, daemon.port)
+
+
+@pytest.fixture(autouse=True)
+def _blocking_the_loop_is_an_error() -> Iterator[None]:
+    """Whatever ollad does on the event loop must not block it."""
+    with blockbuster_ctx("ollad") as blockbuster:
+        for function in blockbuster.functions.values():
+            # the process metrics come from /proc, which is no disk
+            function.can_block_in("prometheus_client/process_collector.py", "collect")
+        yield
+
+
+@pytest.fixture(autouse=True)
+async def _no_task_is_left_behind() -> AsyncIterator[None]:
+    """Every task has an owner that ends it."""
+    before = asyncio.all_tasks()
+    yield
+    left = asyncio.all_tasks() - before - {asyncio.current_task()}
+    assert not left
+
+
+@pytest.fixture
+def log() -> Iterator[LogLines]:
+    """What ollad logs; to be asked for before ``ollad``."""
+    with logging_to_memory() as lines:
+        yield lines
 
 
 @pytest.fixture

@@ -1,0 +1,61 @@
+"""Ending a client's connection so that a truncated reply cannot pass for a whole one."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import socket
+import struct
+import termios
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+__all__ = ["cut", "reset"]
+
+_FLUSH_SECONDS: Final = 5.0
+"""How long a client may take to fetch what was written before its connection is reset."""
+
+_POLL_SECONDS: Final = 0.01
+
+
+async def cut(response: web.StreamResponse) -> None:
+    """End the connection of a response that has begun, after what was written to it.
+
+    A chunked reply then lacks its last chunk, a sized one its last bytes. A reply that ends with
+    its connection has no end of its own to lack, so the connection is reset (RFC 9112 §8).
+    """
+    request = response._req  # noqa: SLF001 - aiohttp offers no other way to reach the transport
+    if request is None or request.transport is None:
+        return
+    transport = request.transport
+    if response.chunked or response.content_length is not None:
+        transport.close()
+        return
+    transport.set_write_buffer_limits(high=0)
+    with suppress(ConnectionError, TimeoutError):
+        async with asyncio.timeout(_FLUSH_SECONDS):
+            await request.writer.drain()
+            await _sent(transport)
+    reset(transport)
+
+
+async def _sent(transport: asyncio.Transport) -> None:
+    """Wait until the peer has acknowledged what the kernel holds; a reset would discard it."""
+    connection = transport.get_extra_info("socket")
+    while not transport.is_closing():
+        queued = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, struct.pack("i", 0))
+        if struct.unpack("i", queued) == (0,):
+            return
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """End a connection at once, in a way that its peer cannot take for a good end."""
+    connection = transport.get_extra_info("socket")
+    if not transport.is_closing():
+        # Without this, closing an idle socket ends the connection in good order.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
