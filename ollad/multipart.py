@@ -34,19 +34,21 @@ def form_field(body: bytes, boundary: str, name: str) -> FormField | None:
     """
     # Each delimiter but the first is preceded by the line break that ends the part before it.
     delimiter = b"\r\n--" + boundary.encode()
+    after = len(delimiter) - 2 if body.startswith(delimiter[2:]) else _end(body, delimiter, 0)
     found = None
-    start = 0 if body.startswith(delimiter[2:]) else body.find(delimiter)
-    start = body.find(b"\r\n", start + 2) if start >= 0 else -1
-    while start >= 0:
-        end = body.find(delimiter, start)
-        if end < 0:
-            break
-        found = _field(body, start + 2, end, name) or found
-        after = end + len(delimiter)
-        if body.startswith(b"--", after):  # the closing delimiter
-            break
+    while after >= 0 and not body.startswith(b"--", after):  # which closes the form
         start = body.find(b"\r\n", after)
+        following = _end(body, delimiter, start) if start >= 0 else -1
+        if following >= 0:
+            found = _field(body, start + 2, following - len(delimiter), name) or found
+        after = following
     return found
+
+
+def _end(body: bytes, delimiter: bytes, start: int) -> int:
+    """Where the next delimiter ends, or -1."""
+    at = body.find(delimiter, start)
+    return at + len(delimiter) if at >= 0 else -1
 
 
 def _field(body: bytes, start: int, end: int, name: str) -> FormField | None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from tests.wire.conftest import PREFIX, Running
-from tests.wire.fake_sglang import FakeSGLang, reply
+from tests.wire.conftest import PREFIX
+from tests.wire.fake_sglang import reply
 from tests.wire.raw import connected, exchange, request
+
+if TYPE_CHECKING:
+    from tests.wire.conftest import Running
+    from tests.wire.fake_sglang import FakeSGLang
 
 BODY = b'{"model": "tiny", "prompt": "x"}'
 LENGTH = f"Content-Length: {len(BODY)}"

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ollad.config.schema import Media, Server
-from tests.wire.conftest import PREFIX, Running, endpoint, running
-from tests.wire.fake_sglang import FakeSGLang, reply
+from tests.wire.conftest import PREFIX, endpoint, running
+from tests.wire.fake_sglang import reply
 from tests.wire.raw import exchange, request
+
+if TYPE_CHECKING:
+    from tests.wire.conftest import Running
+    from tests.wire.fake_sglang import FakeSGLang
 
 JSON = {"Content-Type": "application/json"}
 DOCUMENT_ROUTES = (

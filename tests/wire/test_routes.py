@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import pytest
 
-from ollad.handlers import ROUTES, Route
-from tests.wire.conftest import PREFIX, Running
-from tests.wire.fake_sglang import FakeSGLang
+from ollad.handlers import ROUTES
+from tests.wire.conftest import PREFIX
 from tests.wire.raw import exchange, request
+
+if TYPE_CHECKING:
+    from ollad.handlers import Route
+    from tests.wire.conftest import Running
+    from tests.wire.fake_sglang import FakeSGLang
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
