@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import structlog
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = ["Notifier", "watchdog_seconds"]
+
+_PATIENCE_SECONDS: Final = 0.1
+"""How long a full queue of the service manager is waited for; the event loop stands still then."""
 
 
 class Notifier:
@@ -48,11 +53,19 @@ class Notifier:
         """Feed the watchdog."""
         self._send("WATCHDOG=1")
 
-    def _send(self, *lines: str) -> None:
+    def _send(self, *fields: str) -> None:
+        """Send one datagram; a manager that takes none now is no reason to stand still or stop."""
         if not self._address:
             return
+        lines = (" ".join(field.splitlines()) for field in fields)  # a line is a field of its own
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-            channel.sendto("\n".join(lines).encode(), self._address)
+            channel.settimeout(_PATIENCE_SECONDS)
+            try:
+                channel.sendto("\n".join(lines).encode(), self._address)
+            except OSError as error:
+                structlog.get_logger().warning(
+                    "service manager not told", field=fields[0], reason=str(error)
+                )
 
 
 def watchdog_seconds(environ: Mapping[str, str], pid: int) -> float | None:
