@@ -201,7 +201,11 @@ def explain(error: Exception, url: URL) -> tuple[str, int]:
             return said, EX_UNAVAILABLE
         case aiohttp.ServerTimeoutError() | TimeoutError():
             return f"{shown(url)} stopped answering", EX_FAILED
-        case aiohttp.ServerDisconnectedError() | aiohttp.ClientPayloadError():
+        case (
+            aiohttp.ServerDisconnectedError()
+            | aiohttp.ClientPayloadError()
+            | aiohttp.ClientOSError()
+        ):
             return f"{shown(url)} closed the connection before its reply was complete", EX_FAILED
         case _:
             said = _one_line(str(error)) or type(error).__name__
