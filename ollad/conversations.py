@@ -90,6 +90,11 @@ class ConversationStore:
     def __repr__(self) -> str:
         return f"<ConversationStore idle={len(self._idle)} busy={len(self._busy)} {self._bytes}B>"
 
+    def resize(self, settings: Conversations) -> None:
+        """Keep to other limits from now on."""
+        self._settings = settings
+        self._make_room(0)
+
     def stats(self) -> ConversationStats:
         """How full it is now."""
         self._expire()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 import time
 from contextlib import AsyncExitStack
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from ollad import __version__
 from ollad.backends.backend import Backend
 from ollad.backends.pool import Pool
+from ollad.control import ControlServer, Verdict, control_path
 from ollad.conversations import ConversationStore
 from ollad.dispatch import Dispatcher
 from ollad.gateway import Gateway, Runtime
@@ -20,10 +23,14 @@ from ollad.health.fetch import open_session as open_probe_session
 from ollad.health.schedule import HealthMonitor
 from ollad.metrics import Telemetry
 from ollad.relay.client import Relay, open_session
+from ollad.reload import Reloader
 from ollad.routing.policies import LeastConnections
 from ollad.server import listening, make_application
+from ollad.systemd import Notifier, watchdog_seconds
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+
     from structlog.typing import FilteringBoundLogger
 
     from ollad.backends.snapshot import State
@@ -39,16 +46,34 @@ _CUT_SECONDS: Final = 1.0
 class Daemon:
     """One ollad, from its configuration to its end.
 
+    Args:
+        config: what to serve.
+        logger: where everything is logged.
+        lines: what the log lines go through, for its count of lost ones.
+        load: reads the configuration anew, from a given file or the usual one; None: no reloads.
+        environ: tells of the service manager, if there is one.
+
     Attributes:
         port: the port it listens on, once ``start`` has returned.
     """
 
     def __init__(
-        self, config: Config, logger: FilteringBoundLogger, lines: LineWriter | None = None
+        self,
+        config: Config,
+        logger: FilteringBoundLogger,
+        *,
+        lines: LineWriter | None = None,
+        load: Callable[[str | None], Config] | None = None,
+        environ: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._config = config
         self._logger = logger
         self._lines = lines
+        self._load = load
+        self._environ = environ
+        self._notifier = Notifier(environ)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._reloader: Reloader | None = None
         self._exits = AsyncExitStack()
         self._gateway: Gateway | None = None
         self.port = config.server.port
@@ -67,8 +92,11 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         try:
             if await self._started_before(stop):
+                self._keep(self._feed_watchdog(), "watchdog")
+                self._notifier.ready(self._status())
                 await stop.wait()
                 await self.drain(hurry)
         finally:
@@ -98,6 +126,8 @@ class Daemon:
         except BaseException:
             await self.close()
             raise
+        if self._gateway is not None:
+            self._gateway.telemetry.started(time.time())
         self._logger.info(
             "listening",
             host=self._config.server.host,
@@ -133,6 +163,9 @@ class Daemon:
         self._exits.push_async_callback(monitor.stop)
         await monitor.wait_first_round()
         await self._listen(gateway)
+        if self._load is not None:
+            self._reloader = Reloader(gateway, monitor, self._load, self._logger)
+            await self._open_control()
 
     async def _listen(self, gateway: Gateway) -> None:
         server, access = self._config.server, self._config.logging.access
@@ -140,6 +173,48 @@ class Daemon:
         self.port = await self._exits.enter_async_context(
             listening(app, self._logger, host=server.host, port=server.port, access=access)
         )
+
+    async def _open_control(self) -> None:
+        """Take orders at the control socket; without one, SIGHUP is left to reload."""
+        path = control_path(self._environ)
+        control = ControlServer(path, self.reload)
+        try:
+            await control.start()
+        except OSError as error:
+            self._logger.warning("no control socket", path=str(path), reason=str(error))
+            return
+        self._exits.push_async_callback(control.close)
+
+    async def reload(self, path: str | None = None) -> Verdict:
+        """Take on the configuration anew; see ``Reloader.reload``."""
+        if self._reloader is None:
+            return Verdict(False, ("this daemon has no file to reload",))
+        self._notifier.reloading()
+        try:
+            return await self._reloader.reload(path)
+        finally:
+            self._notifier.ready(self._status())
+
+    def _on_hangup(self) -> None:
+        self._keep(self.reload(), "reload")
+
+    def _keep(self, work: Coroutine[Any, Any, Any], name: str) -> None:
+        """Run ``work`` beside the serving, until it ends or ``close`` ends it."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _feed_watchdog(self) -> None:
+        """Tell the service manager, twice as often as it asks for, that the event loop turns."""
+        interval = watchdog_seconds(self._environ, os.getpid())
+        while interval is not None:
+            self._notifier.alive()
+            await asyncio.sleep(interval / 2)
+
+    def _status(self) -> str:
+        server = self._config.server
+        endpoints = len(self._gateway.runtime.pool) if self._gateway else 0
+        return f"listening on {server.host}:{self.port}, {endpoints} endpoint(s)"
 
     async def drain(self, hurry: asyncio.Event) -> None:
         """Refuse new requests and let those under way finish, up to ``shutdown_timeout``.
@@ -154,7 +229,8 @@ class Daemon:
         if gateway is None:
             return
         gateway.draining = True
-        patience, traffic = self._config.server.shutdown_timeout, gateway.traffic
+        patience, traffic = gateway.runtime.config.server.shutdown_timeout, gateway.traffic
+        self._notifier.stopping(f"draining {len(traffic)} request(s)", patience + _CUT_SECONDS)
         self._logger.info("draining", under_way=len(traffic), patience_seconds=patience)
         idle = asyncio.create_task(traffic.idle.wait())
         hurried = asyncio.create_task(hurry.wait())
@@ -171,6 +247,7 @@ class Daemon:
 
     async def close(self) -> None:
         """Stop listening and give everything back; what is still under way is cut."""
+        await _end(*self._tasks)
         await self._exits.aclose()
 
 

@@ -6,7 +6,8 @@ import argparse
 import os
 import sys
 from dataclasses import replace
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import uvloop
@@ -17,6 +18,11 @@ from ollad.config.schema import DEFAULT_PATH
 from ollad.daemon import Daemon
 from ollad.errors import ConfigError, ListenError
 from ollad.logs import configure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ollad.config.schema import Config
 
 __all__ = ["add_parser", "run"]
 
@@ -50,22 +56,33 @@ def _port(text: str) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until told to stop."""
+    load = _loader(options)
     try:
-        config = load_file(options.config, os.environ)
+        config = load(None)
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return EX_CONFIG
-    server = replace(
-        config.server,
-        host=config.server.host if options.host is None else options.host,
-        port=config.server.port if options.port is None else options.port,
-    )
+    server = config.server
     lines = configure(config.logging, stream=sys.stderr.buffer, environ=os.environ)
     logger = structlog.get_logger()
-    daemon = Daemon(replace(config, server=server), logger, lines)
+    daemon = Daemon(config, logger, lines=lines, load=load, environ=os.environ)
     try:
         uvloop.run(daemon.run())
     except ListenError as error:
         logger.error("cannot listen", host=server.host, port=server.port, reason=str(error))  # noqa: TRY400 - says it all
         return EX_FAILED
     return EX_OK
+
+
+def _loader(options: argparse.Namespace) -> Callable[[str | None], Config]:
+    """What reads the configuration, at the start and for each reload."""
+    usual = Path(options.config).absolute()
+
+    def load(path: str | None) -> Config:
+        config = load_file(str(path or usual), os.environ)
+        server = config.server
+        host = server.host if options.host is None else options.host
+        port = server.port if options.port is None else options.port
+        return replace(config, server=replace(server, host=host, port=port))
+
+    return load

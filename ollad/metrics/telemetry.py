@@ -80,6 +80,7 @@ class Telemetry:
         self._page: dict[tuple[str, str], PageHistograms] = {}
         self._declare_requests()
         self._declare_upstream()
+        self._declare_reloads()
         self._declare_page()
         Info("ollad_build", "The running ollad.", registry=self.registry).info(
             {"version": __version__, "python": platform.python_version()}
@@ -151,6 +152,21 @@ class Telemetry:
             "Duration of a round of probes.",
             ("backend",),
             _PROBE_BUCKETS,
+        )
+
+    def _declare_reloads(self) -> None:
+        self._reloads = self._counter(
+            "ollad_config_reloads_total", "Reloads of the configuration, by result.", ("result",)
+        )
+        self._reload_worked = Gauge(
+            "ollad_config_last_reload_successful",
+            "Whether the last reload of the configuration was taken on.",
+            registry=self.registry,
+        )
+        self._reload_time = Gauge(
+            "ollad_config_last_reload_success_timestamp_seconds",
+            "When the configuration in force was taken on.",
+            registry=self.registry,
         )
 
     def _declare_page(self) -> None:
@@ -287,6 +303,18 @@ class Telemetry:
         """A round of probes took ``seconds``; ``result`` is one of a fixed set of words."""
         self._checks[backend, result].inc()
         self._check_duration[backend,].observe(seconds)
+
+    def started(self, wall: float) -> None:
+        """The first configuration was taken on at Unix time ``wall``."""
+        self._reload_worked.set(1)
+        self._reload_time.set(wall)
+
+    def reloaded(self, worked: bool, wall: float) -> None:
+        """A reload ended at Unix time ``wall``."""
+        self._reloads["accepted" if worked else "refused",].inc()
+        self._reload_worked.set(worked)
+        if worked:
+            self._reload_time.set(wall)
 
     def page(self, model: str, endpoint: str) -> PageHistograms:
         """The histograms behind ``/olla/sglang/metrics`` of a model that ``endpoint`` serves."""
