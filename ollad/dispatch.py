@@ -31,6 +31,9 @@ OVERLOAD_SECONDS: Final = 2.0
 
 _MAX_RETRY_AFTER: Final = 60.0
 
+_UNCONNECTED: Final = frozenset({Fault.CONNECT, Fault.CONNECT_TIMEOUT})
+"""Faults that say less than the reply of a backend tried before."""
+
 
 class Dispatcher:
     """Sends calls to backends."""
@@ -60,6 +63,8 @@ class Dispatcher:
         deadline = record.started + proxy.total_timeout if proxy.total_timeout else None
         candidates = self._candidates(runtime, call)
         attempts = proxy.attempts
+        stale_before = False
+        refusal: Outcome | None = None
         while True:
             backend = self._policy.pick(candidates, self._clock())
             others = [candidate for candidate in candidates if candidate is not backend]
@@ -72,13 +77,21 @@ class Dispatcher:
             reason = retry_reason(outcome)
             if reason is None:
                 break
+            if outcome.body is not None:
+                refusal = outcome
             if outcome.fault is Fault.STALE:
                 others.append(backend)
+                # not the backend's failure, so it costs no attempt; but only once
+                attempts += not stale_before
+                stale_before = True
             if attempts == 0 or not others:
                 self._telemetry.retries_exhausted(call.family)
                 break
             self._telemetry.retry(call.family, reason)
             candidates = others
+        if refusal is not None and outcome.fault in _UNCONNECTED:
+            record.endpoint = refusal.backend
+            return refusal
         return self._settle(call, outcome, record)
 
     def _candidates(self, runtime: Runtime, call: Call) -> list[Backend]:

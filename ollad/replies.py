@@ -6,6 +6,7 @@ it on; ``HoldSink`` keeps replies that ollad asked for on its own account.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
@@ -33,6 +34,11 @@ HELD_REPLY_BYTES: Final = 1024 * 1024
 
 _OWN_REPLY_BYTES: Final = 16 * 1024 * 1024
 """Longest reply to an exchange of ollad's own, such as an item of a batch."""
+
+_FIRST_EVENT_BYTES: Final = 64 * 1024
+"""A stream begins once its first event is there, or this many bytes of it."""
+
+_EVENT_END: Final = re.compile(rb"\n\n|\r\n\r\n|\r\r")
 
 
 class Reading:
@@ -89,14 +95,25 @@ class ClientSink:
 
     def plan(self, head: ReplyHead) -> Plan:
         """Hold errors, which may be retried, and JSON whose figures are wanted."""
+        self._record.untyped = not head.content_type
         if head.content_length is not None and head.content_length > HELD_REPLY_BYTES:
             return Plan.STREAM
         if head.status >= 400:
             return Plan.HOLD
-        wanted = self._reading.usage is not None and head.content_type.startswith(
-            "application/json"
+        if self._request.method == "HEAD":
+            return Plan.DROP
+        wanted = (
+            self._reading.usage is not None
+            and head.status < 300
+            and head.content_type.startswith("application/json")
         )
         return Plan.HOLD if wanted else Plan.STREAM
+
+    def ready(self, head: ReplyHead, first: bytes) -> bool:
+        """Whether any of the body, or the first event of a stream, is there."""
+        if not head.event_stream:
+            return bool(first)
+        return len(first) >= _FIRST_EVENT_BYTES or _EVENT_END.search(first) is not None
 
     def refuses(self, head: ReplyHead, first: bytes) -> bool:
         """Whether the stream begins with SGLang's queue-full error."""
@@ -156,6 +173,10 @@ class HoldSink:
     def plan(self, head: ReplyHead) -> Plan:  # noqa: ARG002 - whatever the reply is
         """Hold it."""
         return Plan.HOLD
+
+    def ready(self, head: ReplyHead, first: bytes) -> bool:  # noqa: ARG002 - whatever the reply is
+        """Whether any of the body is there."""
+        return bool(first)
 
     def refuses(self, head: ReplyHead, first: bytes) -> bool:  # noqa: ARG002 - never streamed
         """Not asked for held replies."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import time
-from contextlib import suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
 from yarl import URL
 
+from ollad.relay.body import buffered, failing_when_lost
+from ollad.relay.cut import cut
 from ollad.relay.exchange import Fault, Outcome, Plan, ReplyHead
+from ollad.relay.retry import RETRIED_STATUSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +30,12 @@ __all__ = ["Relay", "open_session"]
 KEEP_ALIVE_SECONDS: Final = 3.0
 """Idle connections are closed by us first: uvicorn closes them after 5 s."""
 
+_STALE_SECONDS: Final = 1.0
+"""A reused connection that ends later than this was not closed for being idle."""
+
+_ONE_PIECE_BYTES: Final = 64 * 1024
+"""Longer request bodies are written piece by piece."""
+
 _SKIPPED_AUTO_HEADERS: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
 
@@ -39,24 +48,34 @@ def open_session() -> aiohttp.ClientSession:
         auto_decompress=False,
         skip_auto_headers=_SKIPPED_AUTO_HEADERS,
         timeout=aiohttp.ClientTimeout(total=None),
-        trace_configs=[_reuse_tracer()],
+        trace_configs=[_connection_tracer()],
         max_line_size=65536,
         max_field_size=65536,
     )
 
 
-def _reuse_tracer() -> aiohttp.TraceConfig:
-    """Marks a request's trace context when it went out on a reused connection."""
+def _connection_tracer() -> aiohttp.TraceConfig:
+    """Tells a request's trace context that it has a connection, and whether that was reused."""
 
-    async def on_reuse(
+    async def on_created(
+        _session: aiohttp.ClientSession,
+        context: SimpleNamespace,
+        _params: aiohttp.TraceConnectionCreateEndParams,
+    ) -> None:
+        context.trace_request_ctx.connected = True
+        context.trace_request_ctx.reused = False
+
+    async def on_reused(
         _session: aiohttp.ClientSession,
         context: SimpleNamespace,
         _params: aiohttp.TraceConnectionReuseconnParams,
     ) -> None:
+        context.trace_request_ctx.connected = True
         context.trace_request_ctx.reused = True
 
     tracer = aiohttp.TraceConfig()
-    tracer.on_connection_reuseconn.append(on_reuse)
+    tracer.on_connection_create_end.append(on_created)
+    tracer.on_connection_reuseconn.append(on_reused)
     return tracer
 
 
@@ -133,22 +152,23 @@ class _Exchange:
         self._first_byte: float | None = None
         self._head: ReplyHead | None = None
         self._response: web.StreamResponse | None = None
-        self._trace = SimpleNamespace(reused=False)
+        self._trace = SimpleNamespace(connected=False, reused=False)
 
     async def run(self) -> Outcome:
         try:
             async with asyncio.timeout(self._proxy.first_byte_timeout or None):
                 upstream = await self._send()
-        except TimeoutError as error:
-            late = isinstance(error, aiohttp.ConnectionTimeoutError)
-            return self.failed(Fault.CONNECT_TIMEOUT if late else Fault.FIRST_BYTE_TIMEOUT)
+        except TimeoutError:
+            waited = self._trace.connected
+            return self.failed(Fault.FIRST_BYTE_TIMEOUT if waited else Fault.CONNECT_TIMEOUT)
         except aiohttp.ClientConnectorError:
             return self.failed(Fault.CONNECT)
-        except (aiohttp.ClientError, OSError):
-            return self.failed(Fault.STALE if self._trace.reused else Fault.RESET)
+        except (aiohttp.ClientError, OSError) as error:
+            return self.failed(Fault.STALE if self._stale(error) else Fault.RESET)
         clean = False
         try:
-            outcome = await self._receive(upstream)
+            with failing_when_lost(upstream):
+                outcome = await self._receive(upstream)
             clean = outcome.fault is None
         finally:
             if clean:
@@ -157,12 +177,21 @@ class _Exchange:
                 upstream.close()
         return outcome
 
+    def _stale(self, error: Exception) -> bool:
+        """Whether a connection kept open was closed before it could take the request."""
+        if not self._trace.reused or self._clock() - self._started > _STALE_SECONDS:
+            return False
+        if isinstance(error, aiohttp.ServerDisconnectedError):
+            # what came of a head, if anything
+            return isinstance(error.message, str)
+        return not isinstance(error, aiohttp.ClientResponseError)
+
     async def _send(self) -> aiohttp.ClientResponse:
         url = URL(self._backend.endpoint.url.rstrip("/") + self._request.target, encoded=True)
         return await self._session.request(
             self._request.method,
             url,
-            data=self._request.body or None,
+            data=_payload(self._request.body),
             headers=self._request.headers,
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(
@@ -176,36 +205,46 @@ class _Exchange:
             status=upstream.status,
             reason=upstream.reason or "",
             headers=tuple(
-                (name.decode("latin-1"), value.decode("latin-1"))
+                (name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape"))
                 for name, value in upstream.raw_headers
             ),
             content_type=upstream.headers.get("Content-Type", "").lower(),
-            content_length=upstream.content_length,
+            content_length=_declared_length(upstream),
         )
-        if self._sink.plan(head) is Plan.HOLD:
-            return await self._hold(upstream, head)
-        return await self._stream(upstream, head, b"")
+        match self._sink.plan(head):
+            case Plan.HOLD:
+                return await self._hold(upstream, head)
+            case Plan.STREAM:
+                return await self._stream(upstream, head, b"")
+            case Plan.DROP:
+                return await self._drop(head)
 
     async def _hold(self, upstream: aiohttp.ClientResponse, head: ReplyHead) -> Outcome:
         held = bytearray()
         while True:
             chunk = await self._read(upstream)
             if isinstance(chunk, Fault):
-                return self.failed(chunk)
+                return self._ended() if self._elsewhere(head) else self.failed(chunk)
             if not chunk:
                 return self._ended(body=bytes(held))
             held += chunk
             if len(held) > self._sink.limit:
                 return await self._stream(upstream, head, bytes(held))
 
+    async def _drop(self, head: ReplyHead) -> Outcome:
+        self._first_byte = self._clock() - self._started
+        response = self._response = await self._sink.begin(head, b"")
+        await response.write_eof()
+        return self._ended()
+
     async def _stream(
-        self, upstream: aiohttp.ClientResponse, head: ReplyHead, chunk: bytes
+        self, upstream: aiohttp.ClientResponse, head: ReplyHead, held: bytes
     ) -> Outcome:
-        if not chunk:
-            first = await self._read(upstream)
-            if isinstance(first, Fault):
-                return self.failed(first)
-            chunk = first
+        chunk = await self._beginning(upstream, head, held)
+        if self._elsewhere(head):
+            return self._ended()
+        if isinstance(chunk, Fault):
+            return self.failed(chunk)
         if not self._last and self._sink.refuses(head, chunk):
             return self.failed(Fault.REFUSED)
         response = self._response = await self._sink.begin(head, chunk)
@@ -214,11 +253,29 @@ class _Exchange:
             self._sink.observe(chunk, self._clock())
             following = await self._read(upstream)
             if isinstance(following, Fault):
-                await _cut(response)
+                await cut(response)
                 return self.failed(following)
             chunk = following
         await response.write_eof()
         return self._ended()
+
+    def _elsewhere(self, head: ReplyHead) -> bool:
+        """Whether the status alone sends the request to another backend, whatever the body."""
+        return not self._last and head.status in RETRIED_STATUSES
+
+    async def _beginning(
+        self, upstream: aiohttp.ClientResponse, head: ReplyHead, held: bytes
+    ) -> bytes | Fault:
+        """As much of the body, after what is ``held``, as the sink must see to begin."""
+        beginning = held
+        while not self._sink.ready(head, beginning):
+            chunk = await self._read(upstream)
+            if isinstance(chunk, Fault):
+                return chunk
+            if not chunk:
+                break
+            beginning += chunk
+        return beginning
 
     async def _read(self, upstream: aiohttp.ClientResponse) -> bytes | Fault:
         """The next bytes of the reply as they arrived, ``b""`` at its end, or what went wrong."""
@@ -230,14 +287,16 @@ class _Exchange:
         except TimeoutError:
             return Fault.IDLE_TIMEOUT if begun else Fault.FIRST_BYTE_TIMEOUT
         except (aiohttp.ClientError, OSError):
-            return Fault.TRUNCATED if begun else Fault.RESET
+            chunk = buffered(upstream.content)
+            if not chunk:
+                return Fault.TRUNCATED if begun else Fault.RESET
         if not begun:
             self._first_byte = self._clock() - self._started
         return chunk
 
     async def give_up(self) -> Outcome:
         if self._response is not None:
-            await _cut(self._response)
+            await cut(self._response)
         return self.failed(Fault.TOTAL_TIMEOUT)
 
     def failed(self, fault: Fault) -> Outcome:
@@ -255,19 +314,13 @@ class _Exchange:
         )
 
 
-async def _cut(response: web.StreamResponse) -> None:
-    """End the client's connection so that a truncated reply cannot pass for a whole one.
+def _payload(body: bytes) -> bytes | io.BytesIO | None:
+    """The body as aiohttp takes it: long ones as a file, which it writes piece by piece."""
+    if len(body) > _ONE_PIECE_BYTES:
+        return io.BytesIO(body)
+    return body or None
 
-    What was written is flushed first; a chunked reply then lacks its last chunk, a sized one its
-    last bytes, and a close-delimited one is reset (RFC 9112 §8).
-    """
-    request = response._req  # noqa: SLF001 - aiohttp offers no other way to reach the transport
-    if request is None or request.transport is None:
-        return
-    transport = request.transport
-    with suppress(ConnectionError):
-        await request.writer.drain()
-    if response.chunked or response.content_length is not None:
-        transport.close()
-    else:
-        transport.abort()
+
+def _declared_length(upstream: aiohttp.ClientResponse) -> int | None:
+    """Content-Length, unless a transfer coding frames the body (RFC 9112 §6.3)."""
+    return None if "Transfer-Encoding" in upstream.headers else upstream.content_length

@@ -52,6 +52,8 @@ class Plan(enum.Enum):
     """Read it whole and hand it to the caller; past the limit it is streamed on instead."""
     STREAM = "stream"
     """Pass its bytes on as they arrive."""
+    DROP = "drop"
+    """Pass its head on alone, as HEAD asks for."""
 
 
 class Fault(enum.Enum):
@@ -60,7 +62,7 @@ class Fault(enum.Enum):
     CONNECT = "connect_error"
     """No connection: nothing was sent."""
     STALE = "stale"
-    """A reused connection ended before the first byte of a reply."""
+    """A reused connection ended within a second, before the first byte of a reply."""
     RESET = "reset"
     """A fresh connection ended, or broke the protocol, before the first byte of a reply."""
     REFUSED = "overloaded"
@@ -80,7 +82,7 @@ class Outcome:
     Attributes:
         backend: the backend's name.
         head: the reply's head, or None when there was none.
-        body: the whole body when the plan was to hold it, else None.
+        body: the whole body when it was held, else None.
         response: the client's response when bytes have been sent on, else None.
         fault: what went wrong, or None.
         first_byte: seconds from the start of the exchange to the first byte of the reply's body,
@@ -111,6 +113,12 @@ class Sink(Protocol):
     @property
     def limit(self) -> int:
         """Most bytes to hold, for ``Plan.HOLD``."""
+
+    def ready(self, head: ReplyHead, first: bytes) -> bool:
+        """Whether ``first`` is enough of the body to begin; else more is read, up to its end.
+
+        No bytes are never enough.
+        """
 
     def refuses(self, head: ReplyHead, first: bytes) -> bool:
         """Whether the first bytes of a stream say that the backend did not take the request."""

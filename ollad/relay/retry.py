@@ -25,12 +25,14 @@ from ollad.relay.exchange import Fault
 if TYPE_CHECKING:
     from ollad.relay.exchange import Outcome
 
-__all__ = ["OVERLOADED_STATUSES", "retry_reason"]
+__all__ = ["OVERLOADED_STATUSES", "RETRIED_STATUSES", "retry_reason"]
 
 OVERLOADED_STATUSES: Final = frozenset({429, 503})
 """Statuses by which a backend says that it is too busy (RFC 6585 §4, RFC 9110 §15.6.4)."""
 
-_RETRIED_STATUSES: Final = frozenset({429, 502, 503, 504})
+RETRIED_STATUSES: Final = frozenset({429, 502, 503, 504})
+"""Statuses with which the request was not served, and may be elsewhere."""
+
 _RETRIED_FAULTS: Final = frozenset(
     {Fault.CONNECT, Fault.CONNECT_TIMEOUT, Fault.STALE, Fault.REFUSED}
 )
@@ -42,6 +44,6 @@ def retry_reason(outcome: Outcome) -> str | None:
         return None
     if outcome.fault is not None:
         return outcome.fault.value if outcome.fault in _RETRIED_FAULTS else None
-    if outcome.head is not None and outcome.head.status in _RETRIED_STATUSES:
+    if outcome.head is not None and outcome.head.status in RETRIED_STATUSES:
         return f"status_{outcome.head.status}"
     return None

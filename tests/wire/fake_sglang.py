@@ -1,4 +1,4 @@
-"""A scripted SGLang server: answers the probes of the control plane, and data-plane requests as told.
+"""A scripted SGLang server: answers probes itself, and data-plane requests as it is told.
 
 It speaks raw sockets, so that a test decides about every byte and every fault, and remembers every
 byte it was sent.
@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 __all__ = ["Exchange", "FakeSGLang", "chunked", "reply", "serving", "sse"]
 
@@ -115,6 +118,7 @@ class FakeSGLang:
         requests: every data-plane request, in order of arrival.
         probes: how often each probe route was asked.
         scripts: by path; a list is used up one by one, its last element stays.
+        deaf: paths whose requests are answered by nothing, their bodies never read.
         connections: connections open now.
     """
 
@@ -122,6 +126,7 @@ class FakeSGLang:
         self.requests: list[Exchange] = []
         self.probes: dict[str, int] = defaultdict(int)
         self.scripts: dict[str, Script | list[Script]] = {}
+        self.deaf: set[str] = set()
         self.connections = 0
         self.opened = 0
         self.port = 0
@@ -200,6 +205,11 @@ class FakeSGLang:
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", port)
         self.port = self._server.sockets[0].getsockname()[1]
 
+    def refuse_connections(self) -> None:
+        """Stop listening; open connections stay."""
+        assert self._server is not None
+        self._server.close()
+
     async def stop(self) -> None:
         """Stop listening and end every connection."""
         if self._server is not None:
@@ -232,9 +242,11 @@ class FakeSGLang:
         method, target, _ = request_line.split(" ")
         headers = [(name, value.strip()) for name, _, value in (h.partition(":") for h in lines)]
         length = next((int(v) for k, v in headers if k.lower() == "content-length"), 0)
-        exchange = Exchange(
-            method, target, headers, await reader.readexactly(length), reader, writer
-        )
+        exchange = Exchange(method, target, headers, b"", reader, writer)
+        if exchange.path in self.deaf:
+            self.requests.append(exchange)
+            await asyncio.Event().wait()
+        exchange.body = await reader.readexactly(length)
         script = self._script(exchange)
         watcher = asyncio.create_task(_watch(exchange))
         try:
@@ -262,7 +274,7 @@ class FakeSGLang:
 
 async def _watch(exchange: Exchange) -> None:
     """Notice that the client closed its end."""
-    while not exchange.reader.at_eof():
+    while not exchange.reader.at_eof():  # noqa: ASYNC110 - a reader tells nobody
         await asyncio.sleep(0.005)
     exchange.client_gone.set()
 
