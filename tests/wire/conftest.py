@@ -60,7 +60,7 @@ class Running:
 
 def endpoint(fake: FakeSGLang, name: str = "one", **changes: Any) -> Endpoint:
     """An endpoint for a scripted server, probed often."""
-    defaults: dict[str, Any] = {"check_interval": 0.1, "check_timeout": 0.1}
+    defaults: dict[str, Any] = {"check_interval": 0.1, "check_timeout": 5.0}
     return Endpoint(url=fake.url, name=name, **{**defaults, **changes})
 
 
