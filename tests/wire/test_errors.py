@@ -8,6 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiohttp import web
 
 from ollad.config.schema import Proxy, Server
 from ollad.relay.client import Relay
@@ -249,6 +250,22 @@ async def test_a_mistake_of_ollads_own_is_500_and_logged_once(
     (line,) = log.entries("unexpected error")
     assert line["request_id"] == response.headers["X-Olla-Request-ID"]
     assert "ZeroDivisionError: the secret reason" in line["exception"]
+    assert log.text.count("Traceback") == 1
+    assert [entry["status"] for entry in log.requests()] == [500]
+
+
+async def test_a_mistake_below_the_application_is_500_too(
+    log: LogLines, ollad: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise ZeroDivisionError("the secret reason")
+
+    monkeypatch.setattr(web.UrlDispatcher, "resolve", fail)
+    status, headers, body = parse(await exchange(ollad.port, request("GET /version")))
+    assert status == 500
+    assert check_envelope(body)["code"] == "internal_error"
+    assert b"secret reason" not in body
+    assert headers["x-olla-request-id"]
     assert log.text.count("Traceback") == 1
     assert [entry["status"] for entry in log.requests()] == [500]
 
