@@ -55,9 +55,12 @@ class Screen:
         """Draw again, for the size that the terminal has now."""
         if self._painter is None:
             return
-        lines = self._painter(*self._size())
+        columns, rows = self._size()
+        lines = self._painter(columns, rows)
         text = "\r\n".join(_CLEAR_LINE + line for line in lines)
-        self._write(_HOME + text + _CLEAR_BELOW)
+        # the cursor stays on the last character of a full line, which clearing would take along
+        rest = "\r\n" + _CLEAR_BELOW if len(lines) < rows else ""
+        self._write(_HOME + text + rest)
 
     def suspend(self) -> None:
         """Give the terminal back and stop the process, until the shell continues it."""

@@ -257,5 +257,5 @@ async def test_a_terminal_that_shrinks_is_drawn_anew_without_colours_if_so_wishe
         terminal.output = b""
         terminal.resize(14, 5)
         process.send_signal(signal.SIGWINCH)
-        await terminal.shows(b"\x1b[2Kone   healthy\x1b[J")
+        await terminal.shows(b"\x1b[2Kone   healthy\r")
         assert b"\x1b[32m" not in terminal.output
