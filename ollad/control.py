@@ -5,6 +5,7 @@ HTTP over a Unix socket that only the daemon's own user and root can open.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ class ControlServer:
         Raises:
             OSError: the socket cannot be made, or another daemon listens there.
         """
-        listener = _bind(self._path)
+        listener = await asyncio.to_thread(_bind, self._path)
         app = web.Application()
         app.router.add_post("/reload", self._on_reload)
         self._runner = web.AppRunner(app, access_log=None)
@@ -84,7 +85,7 @@ class ControlServer:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
-            self._path.unlink(missing_ok=True)
+            await asyncio.to_thread(self._path.unlink, missing_ok=True)
 
     async def _on_reload(self, request: web.Request) -> web.Response:
         order: Any = await request.json()
