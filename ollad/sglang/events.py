@@ -1,19 +1,17 @@
 """What passes by in a stream of server-sent events, read without touching it.
 
 The format is WHATWG HTML §9.2.6; what SGLang puts into it is in entrypoints/openai/serving_chat.py
-and http_server.py. While a stream runs only its start and its last bytes are kept; they are
-looked into once, at the end.
+and http_server.py. While a stream runs only its first event and its last ones are kept;
+they are looked into once, at the end.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
-
 from ollad.sglang.annotate import Usage, generate_usage, openai_usage
+from ollad.sglang.sse import BOUNDARY, cut_usage, event_data, first_document, json_object
 from ollad.sglang.values import count, mapping, text
 
 if TYPE_CHECKING:
@@ -22,15 +20,23 @@ if TYPE_CHECKING:
 __all__ = ["EventError", "StreamScanner", "error_event", "overloaded"]
 
 DEFAULT_TAIL: Final = 64 * 1024
-"""Bytes of a stream's end that are kept: enough for all but cumulative texts."""
+"""Most bytes of a stream's end that are kept: enough for all but cumulative texts."""
+
+RECENT: Final = 4 * 1024
+"""Least bytes of it that are kept: finish reason, ``sglext``, usage and ``[DONE]`` fit in."""
+
+_SLACK: Final = 4 * 1024
+"""Bytes no longer needed that may pile up, so that they need not go with every event."""
 
 _HEAD: Final = 64 * 1024
 """Longest start of a stream in which its first event is looked for."""
 
-_BOUNDARY: Final = re.compile(rb"(?:\r\n|\r(?!\n)|\n)(?:\r\n|\r|\n)")
 _LONGEST_BOUNDARY: Final = 4
-_MOST_ENDS: Final = 32  # objects nested in a usage or meta_info are a handful
+_BLANK_LINES: Final = (b"\n", b"\r\n")
+_NEWLINE: Final = 0x0A
 _DONE: Final = b"[DONE]"
+_EMPTY: Final = len(b"data: [DONE]\n\n")
+"""Bytes of an event that is too short for figures."""
 _FINAL_TYPES: Final = frozenset(
     {"message_stop", "response.completed", "response.incomplete", "response.failed"}
 )
@@ -56,7 +62,7 @@ def error_event(event: bytes) -> EventError | None:
     Knows SGLang's ``{"error": {…}}`` of every route, a ``/generate`` event whose
     ``finish_reason`` is an abort with a status, and Anthropic's ``error`` event.
     """
-    document = _first_document(event)
+    document = first_document(event)
     if document is None:
         return None
     error = mapping(document.get("error"))
@@ -77,7 +83,7 @@ def overloaded(event: bytes) -> bool:
     if error is None or (error.status is not None and error.status not in _OVERLOAD):
         return False
     # In a stream over several prompts the others may have been taken.
-    document = _first_document(event) or {}
+    document = first_document(event) or {}
     return "index" not in document and (
         error.status is not None or "queue is full" in error.message
     )
@@ -86,30 +92,59 @@ def overloaded(event: bytes) -> bool:
 class StreamScanner:
     """Watches one event stream; never raises, whatever passes.
 
+    What is kept of the stream's end begins with the last whole event, however long, or
+    ``RECENT`` bytes before the end if that is more. Of a ``/generate`` stream over several
+    prompts as much as possible is kept, since the last event of each prompt counts.
+
     Args:
-        tail: bytes of the end to keep.
+        tail: most bytes of the end to keep.
     """
 
-    __slots__ = ("_fed", "_first", "_head", "_limit", "_tail")
+    # Offsets count from the start of the stream.
+    __slots__ = (
+        "_fed",
+        "_first",
+        "_head",
+        "_last",
+        "_limit",
+        "_open",
+        "_room",
+        "_several",
+        "_tail",
+    )
 
     def __init__(self, tail: int = DEFAULT_TAIL) -> None:
         self._limit = tail
+        self._room = min(tail, RECENT + _SLACK)
         self._tail = bytearray()
         self._head: bytearray | None = bytearray()
         self._first: bytes | None = None
+        self._several = False  # whether the stream is over several prompts
         self._fed = 0
+        self._last = 0  # where the last whole event began
+        self._open = 0  # where the event under way began
 
     def feed(self, chunk: bytes) -> None:
         """See the next bytes of the stream, wherever they were cut."""
         if self._head is not None:
             self._look_for_first(self._head, chunk)
-        self._fed += len(chunk)
         tail = self._tail
-        if len(chunk) >= self._limit:
-            tail[:] = chunk[len(chunk) - self._limit :]
-        else:
-            tail += chunk
-            del tail[: max(0, len(tail) - self._limit)]
+        base = self._fed - len(tail)
+        # A boundary may have begun with the last bytes of an earlier chunk.
+        at = max(len(tail) - _LONGEST_BOUNDARY + 1, self._open - base, 0)
+        tail += chunk
+        self._fed += len(chunk)
+        # One byte is found many times faster than two.
+        while (at := tail.find(b"\n", at) + 1) > 0:
+            if tail.startswith(_BLANK_LINES, at):
+                at += 1 if tail[at] == _NEWLINE else 2
+                if base + at - self._open > _EMPTY:
+                    self._last = self._open
+                self._open = base + at
+        if len(tail) > self._room:
+            stale = self._start() - base
+            if stale > _SLACK or len(tail) > self._limit:
+                del tail[:stale]
 
     @property
     def first_event(self) -> bytes | None:
@@ -122,18 +157,22 @@ class StreamScanner:
         for data, whole in self._backwards():
             if data == _DONE:
                 return True
-            document = _parse(data)
+            document = json_object(data)
             if document is not None:
                 return document.get("type") in _FINAL_TYPES
             # A Responses stream ends with the whole reply, which can outgrow the tail.
-            return not whole and _cut_usage(data, b'"usage":') is not None
+            return not whole and cut_usage(data, b'"usage":') is not None
         return False
+
+    def first_document(self) -> dict[str, Any] | None:
+        """The first event, parsed; None if it is not complete, or no JSON object."""
+        return first_document(self._first or b"")
 
     def last_document(self) -> dict[str, Any] | None:
         """The last event whose data is a JSON object, parsed; None if it is not in the tail."""
         for data, _ in self._backwards():
             if data != _DONE:
-                return _parse(data)
+                return json_object(data)
         return None
 
     def generate_text(self, *, cumulative: bool | None = None) -> str | None:
@@ -142,7 +181,8 @@ class StreamScanner:
         Args:
             cumulative: whether each event holds all of the text so far, as it does unless the
                 server runs with ``--incremental-streaming-output``; None lets the last event
-                decide, whose ``output_ids`` are then as many as its ``completion_tokens``.
+                decide, whose ``output_ids`` are then as many as its ``completion_tokens``, or
+                missing (up to 0.4.6, which always sends all of the text).
 
         Returns:
             The text, or None if the stream did not end well, or it cannot be told for certain.
@@ -153,11 +193,10 @@ class StreamScanner:
         usage = generate_usage(document)
         if usage.finish_reason in (None, "abort"):
             return None
-        ids = document.get("output_ids")
-        if cumulative is None and not (
-            isinstance(ids, list) and len(ids) == usage.completion_tokens
-        ):
-            return None
+        if cumulative is None and "output_ids" in document:
+            ids = document["output_ids"]
+            if not isinstance(ids, list) or len(ids) != usage.completion_tokens:
+                return None
         whole = document.get("text")
         return whole if isinstance(whole, str) else None
 
@@ -179,9 +218,9 @@ class StreamScanner:
         """Figures of the last event; for several prompts, of the last one of each, added up."""
         finals: dict[int | None, Usage] = {}
         for data, whole in self._backwards():
-            document = _parse(data)
+            document = json_object(data)
             if document is None:
-                info = None if whole else _cut_usage(data, b'"meta_info":')
+                info = None if whole else cut_usage(data, b'"meta_info":')
                 if info is None or finals:
                     continue
                 document = {"meta_info": info}
@@ -198,12 +237,12 @@ class StreamScanner:
 
     def _responses_usage(self) -> Usage:
         for data, whole in self._backwards():
-            document = _parse(data)
+            document = json_object(data)
             if document is not None:
                 response = document.get("response")
                 if mapping(mapping(response).get("usage")):
                     return openai_usage(mapping(response))
-            elif not whole and (usage := _cut_usage(data, b'"usage":')) is not None:
+            elif not whole and (usage := cut_usage(data, b'"usage":')) is not None:
                 return openai_usage({"usage": usage})
         return Usage()
 
@@ -215,95 +254,52 @@ class StreamScanner:
             # (continuous_usage_stats): of hundreds of events few have to be parsed.
             if found.finish_reason is not None and not _has_usage(data):
                 continue
-            document = _parse(data)
+            document = json_object(data)
             if document is not None:
                 found = _merge(found, _event_usage(document))
                 if found.finish_reason is not None and found.prompt_tokens is not None:
                     break
-        first = _first_document(self._first or b"")
+        first = self.first_document()
         return found if first is None else _merge(found, _event_usage(first))
 
     def _look_for_first(self, head: bytearray, chunk: bytes) -> None:
         start = max(0, len(head) - _LONGEST_BOUNDARY)
         head += chunk[: _HEAD - self._fed]
-        while boundary := _BOUNDARY.search(head, start):
+        while boundary := BOUNDARY.search(head, start):
             event = bytes(head[: boundary.start()]).strip(b"\r\n")
-            if _data(event) is not None:
+            if (data := event_data(event)) is not None:
                 self._first, self._head = event, None
+                self._several = b'"meta_info"' in data and "index" in (json_object(data) or {})
                 return
             del head[: boundary.end()]
             start = 0
         if self._fed + len(chunk) >= _HEAD:
             self._head = None
 
+    def _start(self) -> int:
+        """From which offset on the stream is needed."""
+        needed = 0 if self._several else min(self._last, self._fed - RECENT)
+        return max(needed, self._fed - self._limit, self._fed - len(self._tail))
+
     def _backwards(self) -> Iterator[tuple[bytes, bool]]:
-        """Data of the events in the tail, last first, and whether the event is there as a whole."""
-        tail = bytes(self._tail)
+        """Data of the events kept, last first, and whether the event is there as a whole.
+
+        Which events these are does not depend on how the stream was cut into chunks.
+        """
+        start = self._start()
+        uncut = start in (0, self._last, self._open)
+        tail = bytes(self._tail[start - self._fed + len(self._tail) :])
         if b"\r" in tail:
             tail = tail.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         end = len(tail)
         while end > 0:
             start = tail.rfind(b"\n\n", 0, end)
-            whole = start >= 0 or self._fed == len(self._tail)
+            whole = start >= 0 or uncut
             event = tail[start + 2 if start >= 0 else 0 : end].strip(b"\n")
-            data = _data(event) if whole else event
+            data = event_data(event) if whole else event
             if data:
                 yield data, whole
             end = start
-
-
-def _data(event: bytes) -> bytes | None:
-    """The data of one event, None if it has none."""
-    if event.startswith(b"data:") and b"\n" not in event and b"\r" not in event:
-        return event[5:].removeprefix(b" ")
-    lines = [
-        line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")
-    ]
-    return b"\n".join(lines) if lines else None
-
-
-def _parse(data: bytes) -> dict[str, Any] | None:
-    try:
-        document = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return None
-    return document if isinstance(document, dict) else None
-
-
-def _first_document(start: bytes) -> dict[str, Any] | None:
-    """The first event of ``start`` that has data, parsed."""
-    for event in _BOUNDARY.split(start):
-        data = _data(event)
-        if data is not None:
-            return _parse(data)
-    return None
-
-
-def _cut_usage(data: bytes, key: bytes) -> dict[str, Any] | None:
-    """The last object called ``key`` with token counts in an event whose start is missing.
-
-    Inside a JSON string the name's quotation marks would be escaped, so it is a real member.
-    """
-    at = data.rfind(key)
-    while at >= 0:
-        found = _object_at(data, at + len(key))
-        if found is not None and ("prompt_tokens" in found or "input_tokens" in found):
-            return found
-        at = data.rfind(key, 0, at)
-    return None
-
-
-def _object_at(data: bytes, start: int) -> dict[str, Any] | None:
-    """The JSON object that begins at ``start``, found by trying its possible ends."""
-    end = start
-    for _ in range(_MOST_ENDS):
-        end = data.find(b"}", end) + 1
-        if not end:
-            break
-        found = _parse(data[start:end])
-        if found is not None:
-            return found
-    return None
 
 
 def _has_usage(data: bytes) -> bool:

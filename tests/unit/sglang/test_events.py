@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from pathlib import Path
 
 import orjson
@@ -268,6 +269,85 @@ def test_garbage_is_survived_and_no_more_than_the_bound_is_held(
         scanner.feed(chunk)
         assert len(scanner._tail) <= tail
     seen(scanner)
+
+
+def generate_event(words: int, *, reason: str | None = None, **more: object) -> bytes:
+    info = {
+        "finish_reason": None if reason is None else {"type": reason},
+        "prompt_tokens": 3,
+        "completion_tokens": words,
+    }
+    event = {"text": "word " * words, "output_ids": [*range(words)], "meta_info": info, **more}
+    return b"data: " + orjson.dumps(event) + b"\n\n"
+
+
+def test_no_more_than_the_last_event_and_the_one_under_way_is_held() -> None:
+    scanner = StreamScanner(tail=1024 * 1024)
+    for words in range(1, 3000, 20):
+        event = generate_event(words, reason="stop" if words > 2980 else None)
+        for at in range(0, len(event), 1000):
+            scanner.feed(event[at : at + 1000])
+            assert len(scanner._tail) <= 2 * len(event) + 2 * 4096
+    scanner.feed(b"data: [DONE]\n\n")
+    assert scanner.generate_text() == "word " * 2981
+    assert scanner.final_usage("generate") == Usage(3, 2981, finish_reason="stop")
+
+
+def test_an_ordinary_stream_is_held_in_a_few_kilobytes() -> None:
+    scanner = StreamScanner(tail=1024 * 1024)
+    event = b'data: {"choices":[{"index":0,"delta":{"content":"' + b"w" * 200 + b'"}}]}\n\n'
+    for _ in range(1000):
+        scanner.feed(event)
+        assert sys.getsizeof(scanner._tail) < 16 * 1024
+    scanner.feed(b'data: {"choices":[{"finish_reason":"stop"}]}\n\n')
+    scanner.feed(b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":2}}\n\n')
+    scanner.feed(b"data: [DONE]\n\n")
+    assert scanner.final_usage("openai") == Usage(9, 2, finish_reason="stop")
+
+
+def test_the_last_event_of_every_prompt_counts_wherever_it_is() -> None:
+    scanner = StreamScanner(tail=1024 * 1024)
+    scanner.feed(generate_event(1, index=1))
+    scanner.feed(generate_event(5, reason="stop", index=0))
+    for words in range(2, 100):
+        scanner.feed(generate_event(words, index=1))
+    scanner.feed(generate_event(100, reason="stop", index=1) + b"data: [DONE]\n\n")
+    assert scanner.final_usage("generate") == Usage(6, 105)
+
+
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
+@given(
+    sizes=st.lists(st.integers(0, 3000), min_size=1, max_size=12),
+    cuts=st.lists(st.integers(0, 60_000), max_size=12),
+)
+def test_where_a_long_stream_is_split_makes_no_difference(
+    ending: bytes, sizes: list[int], cuts: list[int]
+) -> None:
+    events = b"".join(generate_event(size) + b": ping\n\n\n" for size in sizes)
+    data = (events + b"data: [DONE]\n\n").replace(b"\n", ending)
+    whole, split = StreamScanner(1024 * 1024), StreamScanner(1024 * 1024)
+    whole.feed(data)
+    for start, end in itertools.pairwise(sorted({0, len(data), *cuts, len(data) - 3})):
+        split.feed(data[start:end])
+    assert seen(split) == seen(whole)
+    assert whole.final_usage("generate").completion_tokens == sizes[-1]
+
+
+def test_the_text_of_a_server_too_old_for_token_ids_is_cumulative() -> None:
+    events = [generate_event(n, reason="stop" if n == 2 else None) for n in (1, 2)]
+    old = [orjson.loads(event[6:]) for event in events]
+    for event in old:
+        del event["output_ids"]
+    data = b"".join(b"data: " + orjson.dumps(event) + b"\n\n" for event in old)
+    assert scanned(data + b"data: [DONE]\n\n").generate_text() == "word word "
+
+
+def test_the_first_event_is_read_while_the_stream_runs() -> None:
+    scanner = StreamScanner()
+    scanner.feed(b'event: response.created\ndata: {"response":{"id"')
+    assert scanner.first_document() is None
+    scanner.feed(b':"resp_1"}}\n\n')
+    assert scanner.first_document() == {"response": {"id": "resp_1"}}
 
 
 def test_the_start_is_not_kept_once_it_was_read() -> None:

@@ -1,0 +1,70 @@
+"""The text of server-sent events (WHATWG HTML §9.2.6) and the JSON in it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import orjson
+
+__all__ = ["BOUNDARY", "cut_usage", "event_data", "first_document", "json_object"]
+
+BOUNDARY: Final = re.compile(rb"(?:\r\n|\r(?!\n)|\n)(?:\r\n|\r|\n)")
+"""The blank line after an event, whatever its line endings."""
+
+_MOST_ENDS: Final = 32  # objects nested in a usage or meta_info are a handful
+
+
+def event_data(event: bytes) -> bytes | None:
+    """The data of one event, None if it has none."""
+    if event.startswith(b"data:") and b"\n" not in event and b"\r" not in event:
+        return event[5:].removeprefix(b" ")
+    lines = [
+        line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")
+    ]
+    return b"\n".join(lines) if lines else None
+
+
+def json_object(data: bytes) -> dict[str, Any] | None:
+    """``data`` parsed, None if it is no JSON object."""
+    try:
+        document = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def first_document(start: bytes) -> dict[str, Any] | None:
+    """The first event of ``start`` that has data, parsed."""
+    for event in BOUNDARY.split(start):
+        data = event_data(event)
+        if data is not None:
+            return json_object(data)
+    return None
+
+
+def cut_usage(data: bytes, key: bytes) -> dict[str, Any] | None:
+    """The last object called ``key`` with token counts in an event whose start is missing.
+
+    Inside a JSON string the name's quotation marks would be escaped, so it is a real member.
+    """
+    at = data.rfind(key)
+    while at >= 0:
+        found = _object_at(data, at + len(key))
+        if found is not None and ("prompt_tokens" in found or "input_tokens" in found):
+            return found
+        at = data.rfind(key, 0, at)
+    return None
+
+
+def _object_at(data: bytes, start: int) -> dict[str, Any] | None:
+    """The JSON object that begins at ``start``, found by trying its possible ends."""
+    end = start
+    for _ in range(_MOST_ENDS):
+        end = data.find(b"}", end) + 1
+        if not end:
+            break
+        found = json_object(data[start:end])
+        if found is not None:
+            return found
+    return None
