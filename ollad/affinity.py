@@ -1,41 +1,67 @@
-"""Which backend holds something that only it can continue, such as a stored response."""
+"""Which backend holds something that only it can continue, and what it calls that there."""
 
 from __future__ import annotations
 
+import enum
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
 
-__all__ = ["AFFINITY", "Affinity"]
+__all__ = ["AFFINITY", "Affinity", "Held", "Holder"]
 
 _CAPACITY: Final = 100_000
 
 
+class Held(enum.Enum):
+    """What a backend can hold."""
+
+    RESPONSE = "response"
+    """A stored response of ``/v1/responses``, by its id."""
+    CONVERSATION = "conversation"
+    """What a backend with an ``/extend`` of its own has under a client's ``rid``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Where something is held.
+
+    Attributes:
+        backend: name of the backend.
+        key: what that backend calls it.
+    """
+
+    backend: str
+    key: str
+
+
 class Affinity:
-    """A bounded memory of key → backend name; the least recently used go first."""
+    """A bounded memory of who holds what; the least recently used go first."""
 
     def __init__(self, capacity: int = _CAPACITY) -> None:
         self._capacity = capacity
-        self._names: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._holders: OrderedDict[tuple[Held, str, str], Holder] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._holders)
 
-    def remember(self, tenant: str, key: str, backend: str) -> None:
-        """Note that ``backend`` holds ``key`` of ``tenant``."""
-        self._names[tenant, key] = backend
-        self._names.move_to_end((tenant, key))
-        while len(self._names) > self._capacity:
-            self._names.popitem(last=False)
+    def remember(self, kind: Held, tenant: str, key: str, holder: Holder) -> None:
+        """Note that ``holder`` has what ``tenant`` calls ``key``."""
+        place = (kind, tenant, key)
+        self._holders[place] = holder
+        self._holders.move_to_end(place)
+        while len(self._holders) > self._capacity:
+            self._holders.popitem(last=False)
 
-    def find(self, tenant: str, key: str) -> str | None:
-        """The backend that holds ``key`` of ``tenant``, or None."""
-        name = self._names.get((tenant, key))
-        if name is not None:
-            self._names.move_to_end((tenant, key))
-        return name
+    def find(self, kind: Held, tenant: str, key: str) -> Holder | None:
+        """Who has what ``tenant`` calls ``key``, or None."""
+        place = (kind, tenant, key)
+        holder = self._holders.get(place)
+        if holder is not None:
+            self._holders.move_to_end(place)
+        return holder
 
 
 AFFINITY: Final = web.AppKey("affinity", Affinity)
-"""Where the application carries its memory of stored responses."""
+"""Where the application carries its memory of who holds what."""

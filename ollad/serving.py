@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ollad.call import Call
     from ollad.gateway import Gateway, Runtime
     from ollad.record import RequestRecord
-    from ollad.relay.exchange import Outcome
+    from ollad.relay.exchange import Outcome, ReplyHead
     from ollad.replies import Reading
     from ollad.sglang.annotate import Usage
 
@@ -64,6 +64,8 @@ async def relay_call(
     call: Call,
     reading: Reading,
     members: Callable[[Mapping[str, Any], Usage], Mapping[str, bytes]] | None = None,
+    *,
+    started: Callable[[bytes], None] | None = None,
 ) -> Relayed:
     """Relay ``call`` and its reply.
 
@@ -74,6 +76,7 @@ async def relay_call(
         reading: how the family's replies are read.
         members: what to add to a whole JSON reply, given the reply and its figures; members the
             backend sent itself are left as they are.
+        started: told the first bytes of a stream of events, before they are sent on.
 
     Raises:
         GatewayError: there was no reply to relay.
@@ -81,6 +84,8 @@ async def relay_call(
     gateway = request.app[GATEWAY]
     record = request[RECORD]
     sink = ClientSink(request, gateway, runtime, reading)
+    if started is not None:
+        sink = _TellingSink(request, gateway, runtime, reading, started)
     outcome = await gateway.dispatcher.dispatch(runtime, call, sink, record)
     document: Mapping[str, Any] | None = None
     if outcome.response is not None:
@@ -111,7 +116,29 @@ async def fetch(
     outcome = await gateway.dispatcher.dispatch(runtime, call, HoldSink(), record)
     if outcome.head is None or outcome.body is None:
         raise BackendError("The backend sent no reply.")
+    if outcome.head.status < 400:
+        _measure(gateway, record, outcome)
     return outcome.head.status, outcome.body
+
+
+class _TellingSink(ClientSink):
+    """Tells how a stream of events begins."""
+
+    def __init__(
+        self,
+        request: web.Request,
+        gateway: Gateway,
+        runtime: Runtime,
+        reading: Reading,
+        started: Callable[[bytes], None],
+    ) -> None:
+        super().__init__(request, gateway, runtime, reading)
+        self._started = started
+
+    async def begin(self, head: ReplyHead, first: bytes) -> web.StreamResponse:
+        if head.event_stream and head.status < 400:
+            self._started(first)
+        return await super().begin(head, first)
 
 
 def _whole(

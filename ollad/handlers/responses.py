@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from ollad.affinity import AFFINITY
+from ollad.affinity import AFFINITY, Held, Holder
 from ollad.call import Call
 from ollad.errors import NotFoundError
 from ollad.gateway import GATEWAY
@@ -17,13 +17,12 @@ from ollad.record import RECORD
 from ollad.replies import Reading
 from ollad.serving import relay_call
 from ollad.sglang.annotate import openai_usage
+from ollad.sglang.events import StreamScanner
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from aiohttp import web
-
-    from ollad.gateway import Runtime
 
 __all__ = ["cancel_response", "create_response", "show_response"]
 
@@ -39,12 +38,24 @@ async def create_response(request: web.Request) -> web.StreamResponse:
     call = await read_call(request, runtime, _ROUTE, identity=True)
     previous = (call.document or {}).get("previous_response_id")
     if isinstance(previous, str):
-        call = replace(call, pinned=_routable(runtime, affinity.find(call.tenant, previous)))
-    relayed = await relay_call(request, runtime, call, _GENERATED)
-    created = _response_id(relayed.final)
-    name = request[RECORD].endpoint
-    if relayed.complete and created is not None and name is not None:
-        affinity.remember(call.tenant, created, name)
+        holder = affinity.find(Held.RESPONSE, call.tenant, previous)
+        if holder is not None and runtime.pool.get(holder.backend) is not None:
+            call = replace(call, pinned=holder.backend)
+
+    def remember(reply: Mapping[str, Any] | None) -> None:
+        created, name = _response_id(reply), request[RECORD].endpoint
+        if created is not None and name is not None:
+            affinity.remember(Held.RESPONSE, call.tenant, created, Holder(name, created))
+
+    def started(first: bytes) -> None:
+        # Before its end, so that a response under way can be cancelled.
+        scanner = StreamScanner()
+        scanner.feed(first)
+        remember(scanner.first_document())
+
+    relayed = await relay_call(request, runtime, call, _GENERATED, started=started)
+    scanner = relayed.sink.scanner
+    remember(relayed.document if scanner is None else scanner.first_document())
     return relayed.response
 
 
@@ -63,33 +74,29 @@ async def _relay_stored(request: web.Request, action: str) -> web.StreamResponse
     identifier = request.match_info["id"]
     body = await read_body(request, runtime.config.server.max_body_size)
     record = request[RECORD]
-    holder = request.app[AFFINITY].find("", identifier)
-    if holder is None and len(runtime.pool) == 1:
-        holder = next(iter(runtime.pool)).name
-    if holder is None:
+    holder = request.app[AFFINITY].find(Held.RESPONSE, "", identifier)
+    names = [backend.name for backend in runtime.pool]
+    if holder is not None and holder.backend in names:
+        names = [holder.backend]
+    elif len(names) > 1:
         raise NotFoundError(
             f"No response '{identifier:.80}' was made here.", param="id", code="response_not_found"
         )
+    query = request.rel_url.raw_query_string
     call = Call(
         family=record.family,
         method="POST" if action else "GET",
-        target=f"{_ROUTE}/{identifier}{action}",
+        target=f"{_ROUTE}/{identifier}{action}" + (f"?{query}" if query else ""),
         body=body,
         inbound=inbound_of(request, runtime),
-        pinned=holder,
+        pinned=names[0],
     )
     relayed = await relay_call(request, runtime, call, _STORED)
     return relayed.response
 
 
-def _routable(runtime: Runtime, name: str | None) -> str | None:
-    """The backend's name while it takes requests; affinity yields to a backend that is out."""
-    backend = None if name is None else runtime.pool.get(name)
-    return name if backend is not None and backend.routable else None
-
-
 def _response_id(reply: Mapping[str, Any] | None) -> str | None:
-    """The id of a response, whole or as the last event of a stream wraps it."""
+    """The id of a response, whole or as the events of a stream wrap it."""
     if reply is None:
         return None
     inner = reply.get("response")
