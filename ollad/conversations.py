@@ -116,6 +116,15 @@ class ConversationStore:
             return False
         return self._store(tenant, rid, text, model, tokens)
 
+    def has(self, tenant: str, rid: str) -> bool:
+        """Whether there is such a conversation."""
+        self._expire()
+        return (tenant, rid) in self._idle or (tenant, rid) in self._busy
+
+    def forget(self, tenant: str, rid: str) -> None:
+        """Drop a conversation, if there is one; an extension under way ends without effect."""
+        self._forget((tenant, rid))
+
     def model_of(self, tenant: str, rid: str) -> str | None:
         """The model a conversation is held with, or None if there is no such conversation."""
         key = (tenant, rid)

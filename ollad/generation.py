@@ -8,7 +8,12 @@ from ollad.gateway import GATEWAY
 from ollad.record import RECORD
 from ollad.replies import Reading
 from ollad.serving import relay_call
-from ollad.sglang.annotate import generate_usage, metrics_member, openai_usage
+from ollad.sglang.annotate import (
+    completion_text,
+    generate_usage,
+    metrics_member,
+    openai_usage,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +39,7 @@ OPENAI: Final = Reading("openai", openai_usage)
 """Replies of the OpenAI-compatible routes."""
 
 GENERATE: Final = Reading("generate", generate_usage, tail=1024 * 1024)
-"""Replies of ``/generate``; the last event of a stream repeats the whole text."""
+"""Replies of ``/generate``; each event of a stream repeats the whole text and its token ids."""
 
 
 async def relay_generation(
@@ -61,12 +66,20 @@ def upstream_rid(reply: Mapping[str, Any] | None) -> str | None:
     return rid if isinstance(rid, str) else None
 
 
-def generated_text(relayed: Relayed) -> str | None:
-    """The whole completion of a single ``/generate`` request, or None if it is not known."""
+def generated_text(relayed: Relayed, prompt: str) -> str | None:
+    """The whole completion of a ``/generate`` over ``prompt``.
+
+    Returns:
+        None if it is not known, or if the generation did not come to its end.
+    """
+    if not relayed.complete:
+        return None
     if relayed.sink.scanner is not None:
         return relayed.sink.scanner.generate_text()
-    text = None if relayed.document is None else relayed.document.get("text")
-    return text if isinstance(text, str) else None
+    reply = relayed.document
+    if reply is None or generate_usage(reply).finish_reason == "abort":
+        return None
+    return completion_text(reply, prompt)
 
 
 def context_tokens(usage: Usage | None) -> int | None:

@@ -40,7 +40,8 @@ async def relay_native(
         able = {
             backend.name: backend.native(route)
             for backend in runtime.pool.routable()
-            if call.model is None or backend.serves(call.model)
+            if (call.pinned is None or backend.name == call.pinned)
+            and (call.model is None or backend.serves(call.model))
         }
         known = any(native is True for native in able.values())
         if not known and not any(native is None for native in able.values()):

@@ -8,6 +8,7 @@ rest, so that the others find it in the radix cache. A failed item has its error
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
@@ -22,12 +23,18 @@ from ollad.native import relay_native
 from ollad.record import RECORD, RequestRecord
 from ollad.responses import json_response
 from ollad.serving import fetch
-from ollad.sglang.annotate import generate_usage, meta_member, spec_decode
+from ollad.sglang.annotate import (
+    cache_hit,
+    completion_text,
+    generate_usage,
+    meta_member,
+    spec_decode,
+)
 from ollad.sglang.errors import error_message
-from ollad.sglang.parameters import refuse_fields
+from ollad.sglang.parameters import ignored_parameters, refuse_fields, refuse_several
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from aiohttp import web
 
@@ -35,7 +42,7 @@ if TYPE_CHECKING:
     from ollad.gateway import Gateway, Runtime
     from ollad.sglang.annotate import Usage
 
-__all__ = ["batch"]
+__all__ = ["batch", "groups"]
 
 _ROUTE: Final = "/batch"
 _PROMPTS: Final = ("text", "input_ids", "input_embeds")
@@ -51,15 +58,24 @@ async def batch(request: web.Request) -> web.StreamResponse:
     """Run every item and answer with all results in order."""
     gateway = request.app[GATEWAY]
     runtime = gateway.runtime
-    call = await read_call(request, runtime, _ROUTE, identity=True)
+    call = await read_call(request, runtime, _ROUTE, identity=True, usual_model=_first_model)
     response = await relay_native(request, runtime, call, _ROUTE, GENERATE)
     if response is not None:
         return response
     items = _items(call.document or {}, runtime.config.batch.max_items)
-    calls = [_item_call(request, runtime, call, item) for item in items]
-    run = _Run(request, gateway, runtime, calls)
+    run = _Run(request, gateway, runtime, _item_calls(request, runtime, call, items))
     await run.all(items)
     return json_response(run.result())
+
+
+def _first_model(document: Mapping[str, Any]) -> str | None:
+    """The first model that an item names; the items themselves are looked at later."""
+    items = document.get("requests")
+    for item in items if isinstance(items, list) else ():
+        name = item.get("model") if isinstance(item, dict) else None
+        if name and isinstance(name, str):
+            return name
+    return None
 
 
 def _items(document: Mapping[str, Any], most: int) -> Sequence[Mapping[str, Any]]:
@@ -82,10 +98,8 @@ def _items(document: Mapping[str, Any], most: int) -> Sequence[Mapping[str, Any]
 def _check_item(item: Any, where: str) -> None:
     if not isinstance(item, dict):
         raise BadRequestError(f"'{where}' must be an object.", param=where)
-    try:
+    with _at(where):
         refuse_fields(item)
-    except BadRequestError as error:
-        raise BadRequestError(f"{where}: {error.message}", param=f"{where}.{error.param}") from None
     if item.get("stream"):
         raise BadRequestError(
             f"'{where}.stream': items of a batch cannot be streamed.", param=f"{where}.stream"
@@ -94,23 +108,59 @@ def _check_item(item: Any, where: str) -> None:
         raise BadRequestError(
             f"'{where}' has no prompt: give it a 'text' or 'input_ids'.", param=where
         )
-    if isinstance(item.get("text"), list):
+    if not isinstance(item.get("text") or "", str):
         raise BadRequestError(
             f"'{where}.text' must be one string; make a request of each.", param=f"{where}.text"
         )
+    for name in ("rid", "model"):
+        if not isinstance(item.get(name), str | None):
+            raise BadRequestError(f"'{where}.{name}' must be a string.", param=f"{where}.{name}")
+    refuse_several(item, f"{where}.")
 
 
-def _item_call(request: web.Request, runtime: Runtime, call: Call, item: Mapping[str, Any]) -> Call:
+def _item_calls(
+    request: web.Request, runtime: Runtime, call: Call, items: Sequence[Mapping[str, Any]]
+) -> Sequence[Call]:
+    """What to send for each item; an item's own ``model`` goes before the batch's."""
+    record = request[RECORD]
+    common = (call.document or {}).get("model")
+    found: dict[str | None, tuple[str, str]] = {}
+    calls = []
+    for index, item in enumerate(items):
+        named = item.get("model") or common
+        if named not in found:
+            with _at(f"requests[{index}]"):
+                model, _ = resolve_model(request, runtime, {"model": named})
+            found[named] = model, record.model or model
+        calls.append(_item_call(call, item, found[named][0]))
+    record.model = ",".join(dict.fromkeys(spelling for _, spelling in found.values()))
+    models = {model for model, _ in found.values()}
+    record.served_model = models.pop() if len(models) == 1 else None
+    inner = (name for item in items for name in ignored_parameters(item))
+    record.ignored_parameters = tuple(dict.fromkeys((*record.ignored_parameters, *inner)))
+    return calls
+
+
+def _item_call(call: Call, item: Mapping[str, Any], model: str) -> Call:
     document = dict(item)
-    model = call.model
-    if "model" in item:
-        model, spliced = resolve_model(request, runtime, item)
-        document["model"] = spliced or item["model"]
+    if item.get("model"):
+        document["model"] = model
     if item.get("rid") is not None:
         document["rid"] = fresh_rid()
     return replace(
         call, method="POST", target="/generate", body=orjson.dumps(document), model=model
     )
+
+
+@contextmanager
+def _at(where: str) -> Iterator[None]:
+    """Say which item an error is about."""
+    try:
+        yield
+    except GatewayError as error:
+        error.message = f"{where}: {error.message}"
+        error.param = f"{where}.{error.param}" if error.param else where
+        raise
 
 
 class _Run:
@@ -126,30 +176,36 @@ class _Run:
         self._slots = asyncio.Semaphore(runtime.config.batch.concurrency)
         self._replies: list[Mapping[str, Any]] = [{} for _ in calls]
         self._hit_rates: list[float] = []
-        self._speculation: set[str] = set()
+        self._hits: set[str] = set()
+        self._drafts: set[str] = set()
         self._endpoints: set[str] = set()
         self._bytes_left = runtime.config.server.max_body_size
 
     async def all(self, items: Sequence[Mapping[str, Any]]) -> None:
         """Run all items; none is left running when this ends, however it ends."""
         async with asyncio.TaskGroup() as tasks:
-            for group in _groups(items):
+            for group in groups(items):
                 tasks.create_task(self._group(items, group))
 
     async def _group(self, items: Sequence[Mapping[str, Any]], group: Sequence[int]) -> None:
+        first, *rest = group
+        begun = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
-            first, *rest = group
-            leader = tasks.create_task(self._item(first, items[first]))
+            leader = tasks.create_task(self._item(first, items[first], begun))
             if rest:
+                await begun.wait()
                 await asyncio.wait((leader,), timeout=_HEAD_START_SECONDS)
             for index in rest:
-                tasks.create_task(self._item(index, items[index]))
+                tasks.create_task(self._item(index, items[index], asyncio.Event()))
 
-    async def _item(self, index: int, item: Mapping[str, Any]) -> None:
+    async def _item(self, index: int, item: Mapping[str, Any], begun: asyncio.Event) -> None:
         async with self._slots:
-            record = _item_record(self._record, index, self._gateway.clock())
+            begun.set()
+            call = self._calls[index]
+            record = _item_record(self._record, index, call, self._gateway.clock())
             try:
-                status, body = await fetch(self._gateway, self._runtime, self._calls[index], record)
+                self._spend(0)
+                status, body = await fetch(self._gateway, self._runtime, call, record)
                 self._replies[index] = self._reply(item, record, status, body)
             except GatewayError as error:
                 self._replies[index] = error.envelope()  # the others go on
@@ -157,39 +213,43 @@ class _Run:
             if record.endpoint is not None:
                 self._endpoints.add(record.endpoint)
 
-    def _reply(
-        self, item: Mapping[str, Any], record: RequestRecord, status: int, body: bytes
-    ) -> Mapping[str, Any]:
-        self._bytes_left -= len(body)
+    def _spend(self, size: int) -> None:
+        self._bytes_left -= size
         if self._bytes_left < 0:
             raise PayloadTooLargeError(
                 "The replies of this batch are larger than server.max_body_size together."
             )
+
+    def _reply(
+        self, item: Mapping[str, Any], record: RequestRecord, status: int, body: bytes
+    ) -> Mapping[str, Any]:
+        self._spend(len(body))
         reply = _parsed(body)
         if status >= 400 or reply is None:
             raise _failed(status, reply)
         usage = generate_usage(reply)
         self._count(record, usage)
-        prompt, text = item.get("text"), reply.get("text")
-        rid = item.get("rid")
+        prompt = item.get("text") or ""
         meta = meta_member(
             usage,
             request_id=record.request_id,
-            rid=rid if isinstance(rid, str) else None,
+            rid=item.get("rid"),
             total_ms=round((self._gateway.clock() - record.started) * 1000),
         )
         return {
-            "text": (prompt if isinstance(prompt, str) else "") + (text or ""),
+            "text": prompt + (completion_text(reply, prompt) or ""),
             "meta": orjson.Fragment(meta),
             "meta_info": reply.get("meta_info"),
         }
 
     def _count(self, record: RequestRecord, usage: Usage) -> None:
-        if record.endpoint is not None:
-            self._gateway.telemetry.tokens(record.endpoint, usage)
         backend = self._runtime.pool.get(record.endpoint or "")
-        speculative = backend.snapshot.engine.speculative if backend else None
-        self._speculation.add(spec_decode(usage, speculative))
+        speculative = None
+        if backend is not None:
+            self._gateway.telemetry.tokens(backend.name, usage)
+            speculative = backend.snapshot.engine.speculative
+        self._hits.add(cache_hit(usage))
+        self._drafts.add(spec_decode(usage, speculative))
         if usage.prompt_tokens and usage.cached_tokens is not None:
             self._hit_rates.append(usage.cached_tokens / usage.prompt_tokens)
 
@@ -197,12 +257,8 @@ class _Run:
         """The page's reply."""
         record = self._record
         record.endpoint = ",".join(sorted(self._endpoints)) or None
+        record.cache_hit, record.spec_decode = _any_of(self._hits), _any_of(self._drafts)
         rates = self._hit_rates
-        record.cache_hit = "unknown" if not rates else "true" if any(rates) else "false"
-        words = self._speculation
-        record.spec_decode = (
-            "true" if "true" in words else "unknown" if words != {"false"} else "false"
-        )
         total = round((self._gateway.clock() - record.started) * 1000)
         return {
             "responses": self._replies,
@@ -215,7 +271,14 @@ class _Run:
         }
 
 
-def _groups(items: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[int]]:
+def _any_of(words: set[str]) -> str:
+    """The batch's ``true``, ``false`` or ``unknown``, given those of its items."""
+    if "true" in words:
+        return "true"
+    return "false" if words == {"false"} else "unknown"
+
+
+def groups(items: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[int]]:
     """Indices of the items, those that begin alike together, in order of first appearance."""
     beginnings = [_beginning(item, index) for index, item in enumerate(items)]
     first_seen = {beginning: index for index, beginning in reversed([*enumerate(beginnings)])}
@@ -230,7 +293,9 @@ def _beginning(item: Mapping[str, Any], index: int) -> str | int:
     return index
 
 
-def _item_record(batch_record: RequestRecord, index: int, started: float) -> RequestRecord:
+def _item_record(
+    batch_record: RequestRecord, index: int, call: Call, started: float
+) -> RequestRecord:
     return RequestRecord(
         request_id=f"{batch_record.request_id}-{index}",
         started=started,
@@ -238,6 +303,7 @@ def _item_record(batch_record: RequestRecord, index: int, started: float) -> Req
         method=batch_record.method,
         path=batch_record.path,
         family=batch_record.family,
+        served_model=call.model,
     )
 
 

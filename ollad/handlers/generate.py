@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ollad.affinity import AFFINITY, Held, Holder
 from ollad.gateway import GATEWAY
 from ollad.generation import (
     GENERATE,
@@ -58,14 +59,22 @@ async def generate(request: web.Request) -> web.StreamResponse:
 def _remember(request: web.Request, call: Call, relayed: Relayed) -> None:
     """Keep the conversation, where there is one text that can be continued."""
     prompt = None if call.document is None else call.document.get("text")
-    text = generated_text(relayed)
-    rid = call.rid or upstream_rid(relayed.final)
-    if not relayed.complete or not isinstance(prompt, str) or text is None or rid is None:
+    text = generated_text(relayed, prompt) if isinstance(prompt, str) else None
+    if not isinstance(prompt, str) or text is None:
         return
+    known_upstream_as = upstream_rid(relayed.final)
+    rid = call.rid or known_upstream_as
+    if rid is None:
+        return
+    record = request[RECORD]
+    backend = request.app[GATEWAY].runtime.pool.get(record.endpoint or "")
+    if backend is not None and known_upstream_as is not None and backend.native("/extend"):
+        holder = Holder(backend.name, known_upstream_as)
+        request.app[AFFINITY].remember(Held.CONVERSATION, call.tenant, rid, holder)
     request.app[GATEWAY].conversations.put(
         call.tenant,
         rid,
         text=prompt + text,
         model=call.model,
-        tokens=context_tokens(request[RECORD].usage),
+        tokens=context_tokens(record.usage),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from ollad.errors import BadRequestError
+from ollad.errors import BadRequestError, UnavailableError
 from ollad.gateway import GATEWAY
 from ollad.generation import OPENAI
 from ollad.intake import read_call
@@ -39,7 +39,14 @@ async def vision(request: web.Request) -> web.StreamResponse:
     response = await relay_native(request, runtime, call, _ROUTE, OPENAI)
     if response is not None:
         return response
-    if not any(_sees(b) and b.serves(call.model or "") for b in runtime.pool.routable()):
+    able = [b for b in runtime.pool if _sees(b) and b.serves(call.model or "")]
+    if able and not any(backend.routable for backend in able):
+        raise UnavailableError(
+            f"The backends of the model '{call.model}' that understand images are out. "
+            "Try again shortly.",
+            code="no_backend",
+        )
+    if not able:
         raise BadRequestError(
             f"No backend that serves the model '{call.model}' understands images.",
             param="model",

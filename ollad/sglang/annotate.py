@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Usage",
     "cache_hit",
+    "completion_text",
     "generate_usage",
     "meta_member",
     "metrics_member",
@@ -35,6 +36,9 @@ _SPECULATION: Final = ("spec_verify_ct", "spec_num_proposed_drafts", "spec_draft
 """Counts that are above 0 when drafts were used; the last one up to 0.5.9."""
 
 _CACHE_LEVELS: Final = ("device", "host", "storage")
+
+_LONGEST_SECONDS: Final = 1e9
+"""Thirty years; a longer time is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,20 @@ def generate_usage(reply: Mapping[str, Any]) -> Usage:
         first_token_seconds=_seconds(info.get("first_token_latency")),
         hit=boolean(own.get("radix_cache_hit")),
     )
+
+
+def completion_text(reply: Mapping[str, Any], prompt: object) -> str | None:
+    """What a whole reply of ``/generate`` adds to ``prompt``; None if it has no single text.
+
+    SGLang's ``text`` is the completion alone; a backend that speaks the page itself, which its
+    ``meta`` shows, repeats the prompt before it.
+    """
+    whole = reply.get("text")
+    if not isinstance(whole, str):
+        return None
+    if isinstance(prompt, str) and isinstance(reply.get("meta"), dict):
+        return whole.removeprefix(prompt)
+    return whole
 
 
 def cache_hit(usage: Usage) -> str:
@@ -219,7 +237,9 @@ def _first(*values: _T | None) -> _T | None:
 
 def _seconds(value: object, per_second: int = 1) -> float | None:
     amount = number(value)
-    return None if amount is None or amount < 0 else amount / per_second
+    if amount is None or not 0 <= amount / per_second <= _LONGEST_SECONDS:
+        return None
+    return amount / per_second
 
 
 def _milliseconds(seconds: float | None) -> int | None:

@@ -17,6 +17,7 @@ __all__ = [
     "REFUSED_FIELDS",
     "ignored_parameters",
     "refuse_fields",
+    "refuse_several",
     "replace_rid",
 ]
 
@@ -68,6 +69,25 @@ def refuse_fields(document: Mapping[str, Any]) -> None:
             continue
         raise BadRequestError(
             f"'{field}' is not accepted here: {reason}.", param=field, code="field_not_allowed"
+        )
+
+
+def refuse_several(document: Mapping[str, Any], where: str = "") -> None:
+    """Refuse a ``/generate`` request that would be answered with more than one completion.
+
+    Args:
+        document: the request.
+        where: what its field names are prefixed with in messages, such as ``requests[2].``.
+
+    Raises:
+        BadRequestError: naming the field.
+    """
+    sampling = document.get("sampling_params")
+    asked = sampling.get("n") if isinstance(sampling, dict) else None
+    if asked is not None and asked != 1:
+        field = f"{where}sampling_params.n"
+        raise BadRequestError(
+            f"'{field}' must be 1: here each request has one completion.", param=field
         )
 
 

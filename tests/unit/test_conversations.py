@@ -70,6 +70,32 @@ def test_an_unknown_conversation_is_not_found(store: ConversationStore) -> None:
     assert (caught.value.param, caught.value.code) == ("rid", "conversation_not_found")
 
 
+def test_a_conversation_that_goes_on_elsewhere_can_be_forgotten(store: ConversationStore) -> None:
+    put(store, "c", "one")
+    assert store.has("", "c")
+    store.forget("", "c")
+    assert not store.has("", "c")
+    store.forget("", "c")
+    assert store.stats() == ConversationStats(0, 0, 0)
+
+
+def test_an_extension_of_a_forgotten_conversation_ends_without_effect(
+    store: ConversationStore,
+) -> None:
+    put(store, "c", "one")
+    busy = store.begin("", "c")
+    assert store.has("", "c")
+    store.forget("", "c")
+    store.end(busy, "one two", 9)
+    assert store.stats() == ConversationStats(0, 0, 0)
+
+
+def test_an_expired_conversation_is_there_no_more(store: ConversationStore, clock: Clock) -> None:
+    put(store, "c", "one")
+    clock.now += LIMITS.ttl + 1
+    assert not store.has("", "c")
+
+
 def test_tenants_do_not_see_each_others_conversations(store: ConversationStore) -> None:
     put(store, "c", "mine", tenant="a")
     with pytest.raises(NotFoundError):

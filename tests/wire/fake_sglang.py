@@ -197,7 +197,7 @@ class FakeSGLang:
             case "/metrics":
                 return reply(self.metrics.encode(), content_type="text/plain; version=0.0.4")
             case "/openapi.json":
-                return reply({"paths": {name: {} for name in self.paths}})
+                return reply({"paths": {name: {"post": {}} for name in self.paths}})
             case _:
                 return None
 

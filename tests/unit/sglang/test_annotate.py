@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ollad.sglang.annotate import (
     Usage,
     cache_hit,
+    completion_text,
     generate_usage,
     meta_member,
     metrics_member,
@@ -236,3 +237,29 @@ def test_any_reply_can_be_read(document: dict[str, Any]) -> None:
         orjson.loads(metrics_member(usage, 1))
         orjson.loads(meta_member(usage, request_id="r"))
         assert cache_hit(usage) in ("true", "false", "unknown")
+
+
+def test_times_no_server_could_mean_are_unknown() -> None:
+    usage = generate_usage({"meta_info": {"e2e_latency": 9e17, "first_token_latency": -1}})
+    assert (usage.e2e_seconds, usage.first_token_seconds) == (None, None)
+    assert orjson.loads(meta_member(usage, request_id="r"))["completion_time_ms"] is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "completion"),
+    [
+        ({"text": " b"}, " b"),
+        ({"text": "a b"}, "a b"),
+        ({"text": "a b", "meta": {}}, " b"),
+        ({"text": " b", "meta": {}}, " b"),
+        ({"text": "a b", "meta": None}, "a b"),
+        ({"text": None}, None),
+        ({"text": ["a"]}, None),
+        ({}, None),
+    ],
+)
+def test_the_completion_is_known_whether_or_not_the_prompt_comes_with_it(
+    reply: dict[str, Any], completion: str | None
+) -> None:
+    assert completion_text(reply, "a") == completion
+    assert completion_text(reply, [1]) == reply.get("text") or completion is None

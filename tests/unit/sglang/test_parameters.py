@@ -12,6 +12,7 @@ from ollad.sglang.parameters import (
     REFUSED_FIELDS,
     ignored_parameters,
     refuse_fields,
+    refuse_several,
     replace_rid,
 )
 
@@ -91,3 +92,17 @@ def test_a_rid_of_another_type_is_refused(rid: Any) -> None:
     with pytest.raises(BadRequestError, match="'rid' must be a string") as caught:
         replace_rid(orjson.dumps(document), document, numbered())
     assert caught.value.param == "rid"
+
+
+@pytest.mark.parametrize("n", [2, 0, "2", [1], 1.5])
+def test_more_than_one_completion_is_refused_by_field(n: Any) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        refuse_several({"sampling_params": {"n": n}}, "requests[3].")
+    assert caught.value.param == "requests[3].sampling_params.n"
+
+
+@pytest.mark.parametrize("document", [{}, {"sampling_params": None}, {"sampling_params": [1]}])
+def test_one_completion_is_fine(document: dict[str, Any]) -> None:
+    refuse_several(document)
+    refuse_several({"sampling_params": {"n": 1}})
+    refuse_several({"sampling_params": {"n": None}})
