@@ -47,9 +47,9 @@ It works. Now try, in another terminal:
                             -H 'Content-Type: application/json' \\
                             -d '{{"model": "{model}", "stream": true,
                                  "messages": [{{"role": "user", "content": "Hello"}}]}}'
-  the same, with figures  {ollad} probe --url {url} 'Hello'
-                          (a second time, its prompt comes from the radix cache)
-  watch the backends      {ollad} top --url {url}
+  the same, with figures  {ollad} probe{option} 'Hello'
+                          (say it again: its prompt is in the radix cache then)
+  watch the backends      {ollad} top{option}
   health, models          curl {url}/olla/sglang/health
                           curl {url}/olla/sglang/v1/models
   for Prometheus          curl {url}/metrics
@@ -261,12 +261,14 @@ def demonstrate(programs: Programs, folder: Path) -> None:
     programs.wait_for("ollad", f"{url}/internal/ready")
 
     ollad = program_name()
-    say(f"$ {ollad} probe --url {url} '{PROMPT}'")
+    option = "" if port == USUAL_PORT else f" --url {url}"
+    say(f"$ {ollad} probe{option} '{PROMPT}'")
     programs.show("probe", "--url", url, PROMPT)
     say()
     say(
         TRY.format(
             url=url,
+            option=option,
             model=MODEL,
             ollad=ollad,
             pid=programs.pid(fast.name),
