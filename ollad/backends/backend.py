@@ -29,7 +29,14 @@ class Backend:
         lacks: page routes that this incarnation answered with 404 or 405.
     """
 
-    __slots__ = ("_lacks", "_lacks_incarnation", "endpoint", "in_flight", "overloaded_until", "snapshot")
+    __slots__ = (
+        "_lacks",
+        "_lacks_incarnation",
+        "endpoint",
+        "in_flight",
+        "overloaded_until",
+        "snapshot",
+    )
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint

@@ -7,9 +7,11 @@ A field nobody could find out is None, never a guess.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["Engine", "Load", "ModelCard", "Snapshot", "State"]
 
