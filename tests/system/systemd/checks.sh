@@ -169,3 +169,25 @@ g systemctl start ollad.service; ok "with the file put right it starts" $?
 echo "--- removal"
 gs "dpkg -r ollad" > /dev/null 2>&1; ok "dpkg -r" $?
 ok "nothing of it is left" "$(gs 'test ! -e /usr/lib/ollad && test ! -e /usr/bin/ollad'; echo $?)"
+
+echo "--- make install and uninstall, without a package"
+# what the package was made of, as it was built
+SOURCE=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../../..")
+tar -C "$SOURCE" --exclude=__pycache__ -c \
+  Makefile LICENSE README.md CHANGELOG.md setup.cfg pyproject.toml etc docs systemd ollad build |
+  gs 'mkdir /root/ollad && tar -C /root/ollad -x'
+OUT=$(gs "userdel ollad; rm -r /etc/ollad; make -C /root/ollad install PYTHON=$(cat "$SOURCE/build/python")" 2>&1)
+RC=$?
+ok "make install" $RC
+[ $RC = 0 ] || echo "$OUT"
+has "says what to do next" "$OUT" "systemctl enable --now ollad"
+has "made the user" "$(gs 'getent passwd ollad')" "ollad:x:"
+has "lets its group read the configuration" "$(g stat -c '%a %U:%G' $CONF)" "640 root:ollad"
+configure '' sim-a=30000
+g systemctl enable --quiet --now ollad.service 2> /dev/null; ok "it can be enabled and started" $?
+has "from below /usr/local" "$(show ExecStart)" /usr/local/bin/ollad
+OUT=$(gs "make -C /root/ollad uninstall" 2>&1); RC=$?
+ok "make uninstall" $RC
+[ $RC = 0 ] || echo "$OUT"
+has "stops the service" "$(show ActiveState) $(show LoadState)" "inactive not-found"
+ok "leaves nothing but the configuration" "$(gs 'test -e /etc/ollad/ollad.yaml && ! ls -d /usr/local/*/ollad* /usr/local/share/doc/ollad* /etc/systemd/system/*ollad* /etc/systemd/system/*/ollad* 2>/dev/null | grep .'; echo $?)"
