@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -58,17 +59,16 @@ class Driver:
             QueueFullError: see ``Engine.submit``.
             ValueError: likewise.
         """
-        self.advance()
-        task = self.engine.submit(prompt, output, self.now())
+        task = self.engine.submit(prompt, output, self.advance())
         self._watchers[task] = (event, every_token)
         self._schedule()
         return task
 
     def abort(self, task: Task) -> None:
         """End a request."""
-        self.advance()
+        now = self.advance()
         if not task.over:
-            self.engine.abort(task, self.now())
+            self.engine.abort(task, now)
             self._changed(task)
             self._schedule()
 
@@ -77,10 +77,12 @@ class Driver:
         self._watchers.pop(task, None)
         self._stepping.pop(task, None)
 
-    def advance(self) -> None:
-        """Bring the engine up to now."""
-        for task in self.engine.advance(self.now()):
+    def advance(self) -> float:
+        """Bring the engine up to now, and say when that is."""
+        now = self.now()
+        for task in self.engine.advance(now):
             self._changed(task)
+        return now
 
     def close(self) -> None:
         """Stop the timer."""
@@ -113,5 +115,6 @@ class Driver:
         moments = [self.engine.next_event(), self.engine.next_step(now) if self._stepping else None]
         due = min((moment for moment in moments if moment is not None), default=None)
         if due is not None:
-            delay = max(_RESOLUTION, (due - now) / self._scale)
+            # Rounded up: woken too early, everybody would look in vain.
+            delay = max(1, math.ceil((due - now) / self._scale / _RESOLUTION)) * _RESOLUTION
             self._timer = self._loop.call_later(delay, self._tick)

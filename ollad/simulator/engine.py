@@ -120,7 +120,7 @@ class Task:
     @property
     def over(self) -> bool:
         """Whether nothing more will come of it."""
-        return self.phase in {Phase.FINISHED, Phase.ABORTED}
+        return self.phase is Phase.FINISHED or self.phase is Phase.ABORTED
 
 
 @dataclass(frozen=True, slots=True)

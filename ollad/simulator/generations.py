@@ -190,16 +190,15 @@ class Generations:
         pending = list(self.items)
         while pending:
             self._event.clear()
-            now = self._service.driver.now()
-            news = False
+            now = self._service.driver.advance()
             for item in tuple(pending):
                 count = self._service.engine.generated(item.task, now)
                 if count > item.count or item.task.over:
-                    item.count, news = count, True
+                    item.count = count
                     if item.task.over:
                         pending.remove(item)
                     yield item
-            if pending and not news:
+            if pending:
                 await self._event.wait()
 
     def _finish(self) -> None:

@@ -81,8 +81,7 @@ async def loads(service: Service, request: web.Request) -> web.StreamResponse:
 
 
 def _load(service: Service, include: set[str]) -> dict[str, Any]:
-    service.driver.advance()
-    now = service.driver.now()
+    now = service.driver.advance()
     usage = service.engine.usage(now)
     capacity = service.engine.cache.capacity
     report: dict[str, Any] = {
@@ -132,12 +131,12 @@ def _gauges(ranks: list[dict[str, Any]]) -> str:
 
 async def metrics(service: Service, request: web.Request) -> web.StreamResponse:
     """``/metrics``, and every path that begins so."""
-    service.driver.advance()
+    now = service.driver.advance()
     options = service.options
     openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
     page = families(
         options.engine,
-        service.engine.usage(service.driver.now()),
+        service.engine.usage(now),
         service.statistics,
         model=options.model,
         context_length=options.context_length,
