@@ -29,7 +29,7 @@ venv: $(INSTALLED) ## make .venv with ollad and everything for development (PYTH
 
 $(INSTALLED): setup.cfg pyproject.toml
 	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[dev]'
 	touch $(RUNNABLE) $@
 
 $(RUNNABLE): setup.cfg pyproject.toml
