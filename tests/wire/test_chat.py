@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
-from tests.wire.conftest import PREFIX, Running
-from tests.wire.fake_sglang import FakeSGLang, event_bytes, reply, sse
+from tests.wire.conftest import PREFIX
+from tests.wire.fake_sglang import event_bytes, reply, sse
+
+if TYPE_CHECKING:
+    from tests.wire.conftest import Running
+    from tests.wire.fake_sglang import FakeSGLang
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 WHOLE = (
@@ -30,7 +35,7 @@ async def test_a_whole_reply_keeps_its_bytes_and_gains_metrics(
 
 
 async def test_a_stream_passes_byte_for_byte(fake: FakeSGLang, ollad: Running) -> None:
-    events = [event_bytes({"choices": [{"delta": {"content": word}}]}) for word in "a b c".split()]
+    events = [event_bytes({"choices": [{"delta": {"content": word}}]}) for word in ["a", "b", "c"]]
     fake.scripts["/v1/chat/completions"] = sse(*events, pause=0.01)
     response, body = await ollad.post("/v1/chat/completions", {**CHAT, "stream": True})
     assert body == b"".join(events) + b"data: [DONE]\n\n"
