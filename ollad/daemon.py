@@ -22,7 +22,8 @@ from ollad.headers import TrustedProxies
 from ollad.health.fetch import open_session as open_probe_session
 from ollad.health.schedule import HealthMonitor
 from ollad.metrics import Telemetry
-from ollad.relay.client import Relay, open_session
+from ollad.relay.forward import Relay
+from ollad.relay.pool import ConnectionPools
 from ollad.reload import Reloader
 from ollad.routing.policies import LeastConnections
 from ollad.server import listening, make_application
@@ -140,12 +141,12 @@ class Daemon:
         config = self._config
         pool = Pool(Backend(endpoint) for endpoint in config.endpoints)
         telemetry = Telemetry()
-        data_session = await self._exits.enter_async_context(open_session())
+        pools = await self._exits.enter_async_context(ConnectionPools())
         probe_session = await self._exits.enter_async_context(open_probe_session())
         gateway = self._gateway = Gateway(
             runtime=Runtime(config, pool, TrustedProxies(config.server.trusted_proxies)),
             dispatcher=Dispatcher(
-                Relay(data_session), LeastConnections(random.random), telemetry, time.monotonic
+                Relay(pools), LeastConnections(random.random), telemetry, time.monotonic
             ),
             telemetry=telemetry,
             conversations=ConversationStore(config.conversations, time.monotonic),

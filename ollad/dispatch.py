@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ollad.gateway import Runtime
     from ollad.metrics import Telemetry
     from ollad.record import RequestRecord
-    from ollad.relay.client import Relay
     from ollad.relay.exchange import Outcome, ReplyHead, Sink
+    from ollad.relay.forward import Relay
     from ollad.routing.policies import Policy
 
 __all__ = ["Dispatcher"]

@@ -14,6 +14,7 @@ import orjson
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import PayloadEncodingError
 
+from ollad.announcement import PREFIX, announcement
 from ollad.errors import OUR_MISTAKE, BadRequestError, GatewayError, UnavailableError
 from ollad.gateway import GATEWAY
 from ollad.headers import client_address, new_request_id, valid_request_id
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["announce", "frame_requests", "refuse_malformed"]
 
-_PREFIX: Final = "/olla/"
 _CLIENT_GONE: Final = 499
 """nginx's status for a client that did not wait; never sent, only logged and counted."""
 
@@ -62,7 +62,7 @@ def frame_requests(
         gateway = request.app[GATEWAY]
         record = _open_record(request, gateway, families)
         task = _current_task()
-        if api := record.path.startswith(_PREFIX):
+        if api := record.path.startswith(PREFIX):
             gateway.traffic.enter(task)
         gateway.telemetry.request_started(record.family)
         try:
@@ -239,7 +239,7 @@ def _close_after(response: web.StreamResponse) -> None:
 
 
 def _refuse_while_draining(gateway: Gateway, record: RequestRecord) -> None:
-    if gateway.draining and record.path.startswith(_PREFIX):
+    if gateway.draining and record.path.startswith(PREFIX):
         raise _draining()
 
 
@@ -294,31 +294,10 @@ async def announce(request: web.Request, response: web.StreamResponse) -> None:
 
 
 def _set_headers(response: web.StreamResponse, record: RequestRecord, gateway: Gateway) -> None:
-    headers = response.headers
-    headers["X-Olla-Request-ID"] = headers["x-request-id"] = record.request_id
-    if record.path.startswith(_PREFIX):
-        headers["X-Olla-Backend-Type"] = "sglang"
-    if record.endpoint is not None:
-        headers["X-Olla-Endpoint"] = record.endpoint
-    if record.model is not None:
-        headers["X-Olla-Model"] = _printable(record.model)
     elapsed = gateway.clock() - record.started
-    headers["X-Olla-Response-Time"] = f"{round(elapsed * 1000)}ms"
-    # a backend that sends these headers itself is believed
-    if record.cache_hit is not None:
-        headers.setdefault("X-SGLang-Cache-Hit", record.cache_hit)
-    if record.spec_decode is not None:
-        headers.setdefault("X-SGLang-Spec-Decode", record.spec_decode)
-    if record.ignored_parameters:
-        headers["X-Olla-Ignored-Params"] = ",".join(record.ignored_parameters)
+    for name, value in announcement(record, elapsed):
+        # a backend that sends these headers itself is believed
+        response.headers.setdefault(name, value)
     record.status = response.status
     if record.first_byte is None:
         record.first_byte = elapsed
-
-
-def _printable(text: str) -> str:
-    """``text`` as a header value: visible ASCII, the rest percent-encoded, at most 256 octets."""
-    return "".join(
-        char if " " <= char <= "~" else "".join(f"%{octet:02X}" for octet in char.encode())
-        for char in text[:256]
-    )[:256]

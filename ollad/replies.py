@@ -9,18 +9,19 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from aiohttp import web
-from multidict import CIMultiDict
-
+from ollad.announcement import announcement
 from ollad.errors import BackendError
 from ollad.headers import reply_headers
 from ollad.record import RECORD
+from ollad.relay.downstream import DownstreamReply
 from ollad.relay.exchange import Plan
 from ollad.sglang.annotate import cache_hit, spec_decode
 from ollad.sglang.events import StreamScanner, overloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from aiohttp import web
 
     from ollad.gateway import Gateway, Runtime
     from ollad.record import RequestRecord
@@ -119,28 +120,34 @@ class ClientSink:
         """Whether the stream begins with SGLang's queue-full error."""
         return head.event_stream and overloaded(first)
 
-    async def begin(self, head: ReplyHead, first: bytes) -> web.StreamResponse:
-        """Start the client's response."""
+    def begin(self, head: ReplyHead, first: bytes) -> DownstreamReply:
+        """Make the client's response."""
         record = self._record
         record.first_byte = self._gateway.clock() - record.started
-        response = web.StreamResponse(
-            status=head.status, reason=head.reason, headers=client_headers(head)
-        )
+        record.status = head.status
+        headers = client_headers(head)
         if head.event_stream:
             record.streamed = True
-            response.headers["X-Accel-Buffering"] = "no"
+            headers.append(("X-Accel-Buffering", "no"))
             if self._reading.cached:
                 peek = StreamScanner(tail=self._reading.tail)
                 peek.feed(first)
                 self._announce(peek.final_usage(self._reading.kind))
             self.scanner = StreamScanner(tail=self._reading.tail)
             self._observe_gap = self._gateway.telemetry.chunk_gap(record.family)
-        if head.content_length is not None:
-            response.content_length = head.content_length
-        elif self._request.version >= (1, 1):
-            response.enable_chunked_encoding()
-        await response.prepare(self._request)
-        return response
+        # a backend that sends these headers itself is believed
+        sent = {name.lower() for name, _ in headers}
+        headers += [
+            pair for pair in announcement(record, record.first_byte) if pair[0].lower() not in sent
+        ]
+        return DownstreamReply(
+            self._request,
+            head.status,
+            head.reason,
+            headers,
+            head.content_length,
+            last=self._gateway.draining,
+        )
 
     def observe(self, chunk: bytes, now: float) -> None:
         """Count the bytes, time the gap, and scan a stream for its figures."""
@@ -182,7 +189,7 @@ class HoldSink:
         """Not asked for held replies."""
         return False
 
-    async def begin(self, head: ReplyHead, first: bytes) -> web.StreamResponse:  # noqa: ARG002
+    def begin(self, head: ReplyHead, first: bytes) -> DownstreamReply:  # noqa: ARG002
         """Refuse to stream.
 
         Raises:
@@ -194,8 +201,6 @@ class HoldSink:
         """Nothing is passed on, so there is nothing to see."""
 
 
-def client_headers(head: ReplyHead) -> CIMultiDict[str]:
+def client_headers(head: ReplyHead) -> list[tuple[str, str]]:
     """End-to-end headers of a reply; the length is set by whoever writes the body."""
-    headers = CIMultiDict(reply_headers(head.headers))
-    headers.popall("Content-Length", None)
-    return headers
+    return [pair for pair in reply_headers(head.headers) if pair[0].lower() != "content-length"]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 from aiohttp import web
+from multidict import CIMultiDict
 
 from ollad.errors import BackendError
 from ollad.gateway import GATEWAY
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ollad.call import Call
     from ollad.gateway import Gateway, Runtime
     from ollad.record import RequestRecord
+    from ollad.relay.downstream import DownstreamReply
     from ollad.relay.exchange import Outcome, ReplyHead
     from ollad.replies import Reading
     from ollad.sglang.annotate import Usage
@@ -88,6 +90,7 @@ async def relay_call(
         sink = _TellingSink(request, gateway, runtime, reading, started)
     outcome = await gateway.dispatcher.dispatch(runtime, call, sink, record)
     document: Mapping[str, Any] | None = None
+    response: web.StreamResponse
     if outcome.response is not None:
         response = outcome.response
         if sink.scanner is not None:
@@ -135,10 +138,10 @@ class _TellingSink(ClientSink):
         super().__init__(request, gateway, runtime, reading)
         self._started = started
 
-    async def begin(self, head: ReplyHead, first: bytes) -> web.StreamResponse:
+    def begin(self, head: ReplyHead, first: bytes) -> DownstreamReply:
         if head.event_stream and head.status < 400:
             self._started(first)
-        return await super().begin(head, first)
+        return super().begin(head, first)
 
 
 def _whole(
@@ -161,7 +164,7 @@ def _whole(
             missing = {name: text for name, text in added.items() if name not in document}
             body = append_members(body, missing) if missing else body
     response = web.Response(
-        status=head.status, reason=head.reason, headers=client_headers(head), body=body
+        status=head.status, reason=head.reason, headers=CIMultiDict(client_headers(head)), body=body
     )
     return response, document
 

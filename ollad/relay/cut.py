@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from aiohttp import web
+    from ollad.relay.downstream import DownstreamReply
 
 __all__ = ["cut", "reset"]
 
@@ -21,7 +21,7 @@ _FLUSH_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 0.01
 
 
-async def cut(response: web.StreamResponse) -> None:
+async def cut(response: DownstreamReply) -> None:
     """End the connection of a response that has begun, after what was written to it.
 
     A chunked reply then lacks its last chunk, a sized one its last bytes. A reply that ends with
@@ -31,7 +31,7 @@ async def cut(response: web.StreamResponse) -> None:
     if request is None or request.transport is None:
         return
     transport = request.transport
-    if response.chunked or response.content_length is not None:
+    if not response.until_close:
         transport.close()
         return
     transport.set_write_buffer_limits(high=0)

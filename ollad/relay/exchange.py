@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from aiohttp import web
+    from ollad.relay.downstream import DownstreamReply
 
 __all__ = ["Fault", "Outcome", "Plan", "ReplyHead", "Sink", "UpstreamRequest"]
 
@@ -93,7 +93,7 @@ class Outcome:
     backend: str
     head: ReplyHead | None = None
     body: bytes | None = None
-    response: web.StreamResponse | None = None
+    response: DownstreamReply | None = None
     fault: Fault | None = None
     first_byte: float | None = None
     seconds: float = 0.0
@@ -105,7 +105,7 @@ class Outcome:
 
 
 class Sink(Protocol):
-    """Where a reply goes; all methods are synchronous decisions but ``begin``."""
+    """Where a reply goes; all methods are synchronous."""
 
     def plan(self, head: ReplyHead) -> Plan:
         """What to do with the reply."""
@@ -123,8 +123,8 @@ class Sink(Protocol):
     def refuses(self, head: ReplyHead, first: bytes) -> bool:
         """Whether the first bytes of a stream say that the backend did not take the request."""
 
-    async def begin(self, head: ReplyHead, first: bytes) -> web.StreamResponse:
-        """Start the client's response; ``first`` are the bytes that will follow at once."""
+    def begin(self, head: ReplyHead, first: bytes) -> DownstreamReply:
+        """Make the client's response; ``first`` are the bytes that will follow at once."""
 
     def observe(self, chunk: bytes, now: float) -> None:
         """See bytes that were passed on, at monotonic time ``now``."""

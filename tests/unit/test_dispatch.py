@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from ollad.backends.backend import Backend
-    from ollad.relay.client import Relay
+    from ollad.relay.forward import Relay
     from ollad.relay.exchange import Sink, UpstreamRequest
 
 CALL = Call(

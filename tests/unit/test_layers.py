@@ -39,6 +39,7 @@ LAYERS = (
     ("health", "relay"),
     ("routing",),
     ("conversations", "logs", "metrics"),
+    ("announcement",),
     ("call", "record"),
     ("sglang",),
     ("headers", "jsontext", "multipart", "responses"),

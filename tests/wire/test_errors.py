@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from ollad.config.schema import Proxy, Server
-from ollad.relay.client import Relay
+from ollad.relay.forward import Relay
 from ollad.replies import ClientSink
 from tests.wire.conftest import PREFIX, endpoint, running
 from tests.wire.fake_sglang import (

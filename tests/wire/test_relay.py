@@ -17,7 +17,7 @@ from tests.wire.fake_sglang import STREAM_HEAD, chunked, reply
 
 if TYPE_CHECKING:
     from ollad.backends.backend import Backend
-    from ollad.relay.client import Relay
+    from ollad.relay.forward import Relay
     from tests.wire.conftest import Running
     from tests.wire.fake_sglang import Exchange, FakeSGLang
 

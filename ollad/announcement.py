@@ -1,0 +1,49 @@
+"""The headers by which a response says how it came about."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from ollad.record import RequestRecord
+
+__all__ = ["PREFIX", "announcement"]
+
+PREFIX: Final = "/olla/"
+"""What the paths of the API begin with."""
+
+_LONGEST_VALUE: Final = 256
+
+
+def announcement(record: RequestRecord, elapsed: float) -> list[tuple[str, str]]:
+    """The headers that every response carries, as far as their values are known.
+
+    Args:
+        record: what is known of the request.
+        elapsed: seconds since its arrival.
+    """
+    headers = [("X-Olla-Request-ID", record.request_id), ("x-request-id", record.request_id)]
+    if record.path.startswith(PREFIX):
+        headers.append(("X-Olla-Backend-Type", "sglang"))
+    if record.endpoint is not None:
+        headers.append(("X-Olla-Endpoint", record.endpoint))
+    if record.model is not None:
+        headers.append(("X-Olla-Model", _printable(record.model)))
+    headers.append(("X-Olla-Response-Time", f"{round(elapsed * 1000)}ms"))
+    if record.cache_hit is not None:
+        headers.append(("X-SGLang-Cache-Hit", record.cache_hit))
+    if record.spec_decode is not None:
+        headers.append(("X-SGLang-Spec-Decode", record.spec_decode))
+    if record.ignored_parameters:
+        headers.append(("X-Olla-Ignored-Params", ",".join(record.ignored_parameters)))
+    return headers
+
+
+def _printable(text: str) -> str:
+    """``text`` as a header value: visible ASCII, the rest percent-encoded."""
+    if not (text.isascii() and text.isprintable()):
+        text = "".join(
+            char if " " <= char <= "~" else "".join(f"%{octet:02X}" for octet in char.encode())
+            for char in text[:_LONGEST_VALUE]
+        )
+    return text[:_LONGEST_VALUE]

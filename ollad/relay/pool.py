@@ -1,0 +1,143 @@
+"""Connections to one backend, kept open between requests for a short while.
+
+The most recently used one goes first, so that those not needed grow old and are closed: by ollad,
+before the backend does it (uvicorn closes idle connections after 5 s).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from typing import TYPE_CHECKING, Final, Self
+from urllib.parse import urlsplit
+
+from ollad.relay.upstream import Connection
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ollad.relay.exchange import UpstreamRequest
+
+__all__ = ["ConnectionPool", "ConnectionPools"]
+
+IDLE_SECONDS: Final = 3.0
+"""How long a connection may be idle."""
+
+_SWEEP_SECONDS: Final = 0.5
+
+_READ_BYTES: Final = 64 * 1024
+"""Most that is read at once; a stream is ahead of its client by this and a write buffer."""
+
+
+class ConnectionPool:
+    """The connections to one address.
+
+    Args:
+        url: of the backend.
+        buffer: shared by all connections.
+    """
+
+    def __init__(self, url: str, buffer: bytearray) -> None:
+        self._buffer = buffer
+        parts = urlsplit(url)
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._host = parts.hostname or ""
+        self._port = parts.port or (443 if self._tls else 80)
+        self._idle: deque[Connection] = deque()
+        self._open: set[Connection] = set()
+        self._sweep: asyncio.TimerHandle | None = None
+
+        self._base = parts.path.rstrip("/")
+        self._authority = parts.netloc
+
+    def __repr__(self) -> str:
+        return f"<ConnectionPool {self._authority} open={len(self._open)} idle={len(self._idle)}>"
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def take(self) -> Connection | None:
+        """An idle connection that is certainly clean, or None."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.clean():
+                return connection
+            connection.abort()
+        return None
+
+    async def connect(self) -> Connection:
+        """Open a new connection.
+
+        Raises:
+            OSError: the backend does not take connections (also for TLS and name resolution).
+        """
+        loop = asyncio.get_running_loop()
+        connection = Connection(self._buffer, self._kept, self._open.discard)
+        await loop.create_connection(lambda: connection, self._host, self._port, ssl=self._tls)
+        self._open.add(connection)
+        return connection
+
+    def request_head(self, request: UpstreamRequest) -> bytes:
+        """The request line and headers of ``request``, as they go on the wire."""
+        lines = "".join([f"{name}: {value}\r\n" for name, value in request.headers])
+        length = f"Content-Length: {len(request.body)}\r\n"
+        if not request.body and request.method == "GET":
+            length = ""
+        return (
+            f"{request.method} {self._base}{request.target} HTTP/1.1\r\n"
+            f"Host: {self._authority}\r\n{lines}{length}\r\n"
+        ).encode("utf-8", "surrogateescape")
+
+    def _kept(self, connection: Connection) -> None:
+        loop = asyncio.get_running_loop()
+        connection.idle_since = loop.time()
+        self._idle.append(connection)
+        if self._sweep is None:
+            self._sweep = loop.call_later(_SWEEP_SECONDS, self._close_old)
+
+    def _close_old(self) -> None:
+        loop = asyncio.get_running_loop()
+        oldest = loop.time() - IDLE_SECONDS
+        while self._idle and self._idle[0].idle_since < oldest:
+            self._idle.popleft().abort()
+        self._sweep = loop.call_later(_SWEEP_SECONDS, self._close_old) if self._idle else None
+
+    def close(self) -> None:
+        """Close every connection, those in use as well."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        self._idle.clear()
+        for connection in tuple(self._open):
+            connection.abort()
+
+
+class ConnectionPools:
+    """One pool for each address in use; to be used as a context manager."""
+
+    def __init__(self) -> None:
+        self._pools: dict[str, ConnectionPool] = {}
+        self._buffer = bytearray(_READ_BYTES)
+
+    def pool(self, url: str) -> ConnectionPool:
+        """The pool for the backend at ``url``."""
+        pool = self._pools.get(url)
+        if pool is None:
+            pool = self._pools[url] = ConnectionPool(url, self._buffer)
+        return pool
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for pool in self._pools.values():
+            pool.close()
+        self._pools.clear()
+        # connections that were aborted tell their protocols in the next turn of the loop
+        await asyncio.sleep(0)

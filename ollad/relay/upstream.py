@@ -1,0 +1,305 @@
+"""Connections to backends: one reply at a time, parsed by llhttp, reused while certainly clean.
+
+A connection knows HTTP and nothing of what becomes of a reply: it hands the head and the bytes of
+the body to the ``Receiver`` of the exchange under way, in the loop turn in which they arrive.
+llhttp, strict as it is by default, refuses what could be read in two ways: repeated lengths, a
+length beside chunked coding, bare line feeds, NULs, garbage chunk sizes (RFC 9112 §6.3, §11.2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from typing import TYPE_CHECKING, Final, Protocol
+
+import httptools
+
+from ollad.relay.exchange import ReplyHead
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Connection", "Receiver"]
+
+_LONGEST_HEAD: Final = 64 * 1024
+"""Bytes of all heads of one reply, interim ones included."""
+
+_VERSIONS: Final = frozenset({"1.0", "1.1"})
+_BODILESS: Final = frozenset({204, 304})
+_FIRST_BYTE: Final = ord("H")
+
+
+class Receiver(Protocol):
+    """What a connection tells the exchange that it carries, synchronously."""
+
+    def head_received(self, head: ReplyHead) -> None:
+        """The final head has come."""
+
+    def body_received(self, data: bytes) -> None:
+        """More of the body has come, without its framing."""
+
+    def reply_ended(self) -> None:
+        """The reply is whole; the connection is no longer the receiver's."""
+
+    def connection_broken(self, error: BaseException | None) -> None:
+        """The connection ended, or broke the protocol, before the reply was whole."""
+
+
+class BrokenReplyError(Exception):
+    """The backend sent what is not one well-formed reply."""
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One connection to a backend.
+
+    Args:
+        buffer: where the kernel puts what it read; may be shared by all connections of an event
+            loop, since every read is dealt with before the next.
+        on_idle: called when a reply has ended and another request may be sent.
+        on_lost: called once the connection is gone.
+
+    Attributes:
+        reused: whether the request under way is not its first.
+        replied: whether any byte has come in answer to the request under way.
+        idle_since: event-loop time since when it has been idle, seconds.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_complete",
+        "_extra",
+        "_head",
+        "_head_bytes",
+        "_headers",
+        "_keep_alive",
+        "_on_idle",
+        "_on_lost",
+        "_parser",
+        "_pieces",
+        "_poll",
+        "_reason",
+        "_receiver",
+        "_told",
+        "_transport",
+        "_until_close",
+        "idle_since",
+        "replied",
+        "reused",
+    )
+
+    def __init__(
+        self,
+        buffer: bytearray,
+        on_idle: Callable[[Connection], None],
+        on_lost: Callable[[Connection], None],
+    ) -> None:
+        self._buffer = memoryview(buffer)
+        self._on_idle = on_idle
+        self._on_lost = on_lost
+        self._transport: asyncio.Transport | None = None
+        self._receiver: Receiver | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._poll = select.poll()
+        self.reused = False
+        self.idle_since = 0.0
+        self._forget()
+
+    def _forget(self) -> None:
+        """Make ready for the next reply."""
+        self.replied = False
+        self._head: ReplyHead | None = None
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._reason = b""
+        self._head_bytes = 0
+        self._pieces: list[bytes] = []
+        self._told = False
+        self._complete = False
+        self._extra = False
+        self._keep_alive = False
+        self._until_close = False
+
+    # --- what an exchange does -----------------------------------------------------------------
+
+    def send(self, receiver: Receiver, head: bytes, body: bytes) -> None:
+        """Send a request; ``receiver`` is told of its reply."""
+        transport = self._transport
+        self._receiver = receiver
+        if transport is None or transport.is_closing():
+            receiver.connection_broken(None)
+        elif body:
+            transport.writelines((head, body))
+        else:
+            transport.write(head)
+
+    def unsent(self) -> bool:
+        """Whether part of the request has not even reached the kernel."""
+        transport = self._transport
+        return transport is not None and transport.get_write_buffer_size() > 0
+
+    def pause_reading(self) -> None:
+        """Read no more for now, so that the backend comes to wait."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """End the connection at once, whatever is under way; nobody is told."""
+        self._receiver = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    def clean(self) -> bool:
+        """Whether it is open and holds nothing that was not asked for, neither bytes nor an end.
+
+        Asks the kernel, since the event loop may not have read it yet.
+        """
+        transport = self._transport
+        return transport is not None and not transport.is_closing() and not self._poll.poll(0)
+
+    # --- asyncio.BufferedProtocol --------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what a stream protocol gets
+        self._transport = transport
+        connection = transport.get_extra_info("socket")
+        self._poll.register(connection.fileno(), select.POLLIN | select.POLLRDHUP)
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - it is as long as it is
+        """Where to read into."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Parse what came and tell the receiver."""
+        data = self._buffer[:nbytes]
+        receiver = self._receiver
+        if receiver is None:
+            self.abort()
+            return
+        try:
+            self._parse(data)
+        except (httptools.HttpParserError, BrokenReplyError) as error:
+            self._break(error)
+            return
+        if self._head is None:
+            return
+        if not self._told:
+            self._told = True
+            receiver.head_received(self._head)
+        if self._pieces:
+            pieces, self._pieces = self._pieces, []
+            receiver.body_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        if self._complete:
+            self._end(receiver)
+
+    def _parse(self, data: memoryview) -> None:
+        if not self.replied:
+            self.replied = True
+            if data[0] != _FIRST_BYTE:
+                raise BrokenReplyError("bytes before the reply")
+        if self._head is None:
+            self._head_bytes += len(data)
+        self._parser.feed_data(data)
+        if self._extra:
+            raise BrokenReplyError("bytes after the reply")
+        if self._head is None and self._head_bytes > _LONGEST_HEAD:
+            raise BrokenReplyError("the head is too long")
+
+    def _end(self, receiver: Receiver) -> None:
+        self._receiver = None
+        if self._keep_alive and self._transport is not None and not self._transport.is_closing():
+            self._forget()
+            self.reused = True
+            self._on_idle(self)
+        elif self._transport is not None:
+            self._transport.abort()
+        receiver.reply_ended()
+
+    def _break(self, error: BaseException | None) -> None:
+        receiver, self._receiver = self._receiver, None
+        if self._transport is not None:
+            self._transport.abort()
+        if receiver is not None:
+            receiver.connection_broken(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the reply, whole if it was to last until now, else broken."""
+        self._transport = None
+        receiver, self._receiver = self._receiver, None
+        self._on_lost(self)
+        if receiver is None:
+            return
+        if exc is None and self._told and self._until_close:
+            receiver.reply_ended()
+        else:
+            receiver.connection_broken(exc)
+
+    # --- llhttp --------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """A reply begins, the one awaited or one too many."""
+        if self._complete:
+            self._extra = True
+
+    def on_status(self, reason: bytes) -> None:
+        """Keep the reason phrase."""
+        self._reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; trailers (RFC 9110 §6.5) are dropped."""
+        if self._head is None:
+            self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """Judge the framing of the body."""
+        status = self._parser.get_status_code()
+        if status < 200:
+            return
+        if self._parser.get_http_version() not in _VERSIONS:
+            raise BrokenReplyError("not HTTP/1")
+        length, chunked, content_type = _framing(self._headers)
+        self._until_close = length is None and not chunked and status not in _BODILESS
+        self._keep_alive = not self._until_close and self._parser.should_keep_alive()
+        self._head = ReplyHead(
+            status=status,
+            reason=self._reason.decode("latin-1"),
+            headers=tuple(
+                [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._headers]
+            ),
+            content_type=content_type,
+            content_length=0 if status in _BODILESS else length,
+        )
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a piece of the body until the segment has been parsed."""
+        self._pieces.append(body)
+
+    def on_message_complete(self) -> None:
+        """A reply is whole; an interim one is forgotten (RFC 9110 §15.2)."""
+        if self._head is None:
+            self._headers = []
+            self._reason = b""
+        else:
+            self._complete = True
+
+
+def _framing(headers: list[tuple[bytes, bytes]]) -> tuple[int | None, bool, str]:
+    """Content-Length, whether the body is chunked, and the content type in lower case."""
+    length: int | None = None
+    chunked = False
+    content_type = ""
+    for name, value in headers:
+        match len(name):
+            case 12 if name.lower() == b"content-type":
+                content_type = value.decode("latin-1").lower()
+            case 14 if name.lower() == b"content-length":
+                length = int(value)
+            case 17 if name.lower() == b"transfer-encoding":
+                if chunked or value.lower() != b"chunked":
+                    raise BrokenReplyError("a transfer coding other than chunked")
+                chunked = True
+    return length, chunked, content_type
