@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from aiohttp.helpers import rfc822_formatted_time
+
 from ollad.announcement import announcement
 from ollad.errors import BackendError
 from ollad.headers import reply_headers
@@ -137,6 +139,8 @@ class ClientSink:
             self._observe_gap = self._gateway.telemetry.chunk_gap(record.family)
         # a backend that sends these headers itself is believed
         sent = {name.lower() for name, _ in headers}
+        if "date" not in sent:
+            headers.append(("Date", rfc822_formatted_time()))
         headers += [
             pair for pair in announcement(record, record.first_byte) if pair[0].lower() not in sent
         ]

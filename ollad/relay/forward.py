@@ -176,8 +176,11 @@ class _Exchange:
         if reply is None:
             self._hold(data)
             return
-        reply.pass_on(data)
-        self._sink.observe(data, now)
+        try:
+            reply.pass_on(data)
+            self._sink.observe(data, now)
+        except Exception as error:  # noqa: BLE001 - raised by ``run``, not into the event loop
+            self._fail(error)
         if reply.congested:
             self._pause(reply)
 
@@ -316,7 +319,8 @@ class _Exchange:
 
     def _connect_patience(self) -> float | None:
         """Seconds that connecting may take."""
-        waits = [self._proxy.connect_timeout] if self._proxy.connect_timeout else []
+        proxy = self._proxy
+        waits = [limit for limit in (proxy.connect_timeout, proxy.first_byte_timeout) if limit]
         if self._deadline is not None:
             waits.append(self._deadline - self._clock())
         return min(waits, default=None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import select
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import httptools
 
@@ -164,8 +164,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what a stream protocol gets
-        self._transport = transport
+        # uvloop's transports do what asyncio's do but are not derived from them
+        self._transport = cast("asyncio.Transport", transport)
         connection = transport.get_extra_info("socket")
         self._poll.register(connection.fileno(), select.POLLIN | select.POLLRDHUP)
 
