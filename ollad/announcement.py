@@ -4,15 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from aiohttp.helpers import rfc822_formatted_time
+
 if TYPE_CHECKING:
     from ollad.record import RequestRecord
 
-__all__ = ["PREFIX", "announcement"]
+__all__ = ["PREFIX", "announce", "announcement"]
 
 PREFIX: Final = "/olla/"
 """What the paths of the API begin with."""
 
 _LONGEST_VALUE: Final = 256
+
+
+def announce(headers: list[tuple[str, str]], record: RequestRecord, elapsed: float) -> None:
+    """Add what every response says of itself, as far as it is known.
+
+    Args:
+        headers: of a backend's reply; its own ``X-SGLang-*`` are believed, and its ``Date``.
+        record: what is known of the request.
+        elapsed: seconds since its arrival.
+    """
+    sent = {name.lower() for name, _ in headers}
+    headers += [pair for pair in announcement(record, elapsed) if pair[0].lower() not in sent]
+    if "date" not in sent:
+        headers.append(("Date", rfc822_formatted_time()))
 
 
 def announcement(record: RequestRecord, elapsed: float) -> list[tuple[str, str]]:

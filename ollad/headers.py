@@ -10,7 +10,6 @@ from __future__ import annotations
 import ipaddress
 import re
 from typing import TYPE_CHECKING, Final
-from uuid import UUID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -164,7 +163,8 @@ def new_request_id(milliseconds: int, random_bits: int) -> str:
     """
     time = milliseconds & ((1 << 48) - 1)
     high, low = (random_bits >> 62) & 0xFFF, random_bits & ((1 << 62) - 1)
-    return str(UUID(int=time << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low))
+    digits = f"{time << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low:032x}"
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
 class TrustedProxies:

@@ -214,6 +214,9 @@ def resolve_model(
     if named is not None and not isinstance(named, str):
         raise BadRequestError(f"'model' must be a string, not {named!r:.40}.", param="model")
     aliases = runtime.config.routing.model_aliases
+    if named and named != _DEFAULT_MODEL and named not in aliases and runtime.pool.serves(named):
+        record.model = record.served_model = named  # the usual case, without the lists below
+        return named, None
     served = runtime.pool.models()
     anonymous = {"", _DEFAULT_MODEL} - {*served, *aliases}
     wanted = named or ""

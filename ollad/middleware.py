@@ -7,7 +7,7 @@ streams, whole replies and errors carry the same ones.
 from __future__ import annotations
 
 import asyncio
-import secrets
+import random
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -15,12 +15,14 @@ from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import PayloadEncodingError
 
 from ollad.announcement import PREFIX, announcement
+from ollad.announcement import announce as announce_in
 from ollad.errors import OUR_MISTAKE, BadRequestError, GatewayError, UnavailableError
 from ollad.gateway import GATEWAY
 from ollad.headers import client_address, new_request_id, valid_request_id
 from ollad.logs import access_line
 from ollad.record import RECORD, RequestRecord
 from ollad.relay.cut import reset
+from ollad.relay.downstream import WholeReply
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -116,7 +118,7 @@ def _current_task() -> asyncio.Task[Any]:
 
 
 def _new_id(gateway: Gateway) -> str:
-    return new_request_id(round(gateway.wall() * 1000), secrets.randbits(74))
+    return new_request_id(round(gateway.wall() * 1000), random.getrandbits(74))
 
 
 def _open_record(
@@ -227,10 +229,28 @@ async def _send(request: web.Request, response: web.StreamResponse, record: Requ
     if not request.content.is_eof():
         # a body nobody wants: the client may stop sending it, and what it sends is no request
         _close_after(response)
+    if isinstance(response, WholeReply):
+        await _send_whole(request, response, record)
+        return
     await response.prepare(request)
     if isinstance(response, web.Response) and isinstance(response.body, bytes):
         record.response_bytes = 0 if request.method == hdrs.METH_HEAD else len(response.body)
     await response.write_eof()
+
+
+async def _send_whole(request: web.Request, response: WholeReply, record: RequestRecord) -> None:
+    """Send a backend's reply that was held."""
+    gateway = request.app[GATEWAY]
+    elapsed = gateway.clock() - record.started
+    announce_in(response.head_lines, record, elapsed)
+    record.status = response.status
+    if record.first_byte is None:
+        record.first_byte = elapsed
+    refused = response.keep_alive is False
+    reply = response.send(request, last=gateway.draining or refused)
+    record.response_bytes = 0 if request.method == hdrs.METH_HEAD else len(response.whole)
+    if reply.congested:
+        await reply.relieved()
 
 
 def _close_after(response: web.StreamResponse) -> None:

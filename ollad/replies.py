@@ -9,9 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from aiohttp.helpers import rfc822_formatted_time
-
-from ollad.announcement import announcement
+from ollad.announcement import announce
 from ollad.errors import BackendError
 from ollad.headers import reply_headers
 from ollad.record import RECORD
@@ -137,13 +135,7 @@ class ClientSink:
                 self._announce(peek.final_usage(self._reading.kind))
             self.scanner = StreamScanner(tail=self._reading.tail)
             self._observe_gap = self._gateway.telemetry.chunk_gap(record.family)
-        # a backend that sends these headers itself is believed
-        sent = {name.lower() for name, _ in headers}
-        if "date" not in sent:
-            headers.append(("Date", rfc822_formatted_time()))
-        headers += [
-            pair for pair in announcement(record, record.first_byte) if pair[0].lower() not in sent
-        ]
+        announce(headers, record, record.first_byte)
         return DownstreamReply(
             self._request,
             head.status,

@@ -7,7 +7,7 @@ import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from ollad.affinity import AFFINITY, Affinity
 from ollad.connection import Connection
@@ -18,7 +18,7 @@ from ollad.handlers.models import CATALOGUE, ModelCatalogue
 from ollad.middleware import announce, frame_requests, refuse_malformed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
     from structlog.typing import FilteringBoundLogger
 
@@ -84,6 +84,8 @@ async def listening(
 
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=_CLEANUP_SECONDS)
     await runner.setup()
+    if runner.server is not None:
+        runner.server.request_handler = _shortcut(app)  # type: ignore[assignment]  # gets Requests
     loop = asyncio.get_running_loop()
 
     def connect() -> Connection:
@@ -102,6 +104,36 @@ async def listening(
             server.close()
     finally:
         await runner.cleanup()
+
+
+def _shortcut(
+    app: web.Application,
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """What serves a request: at once if its path is a route's to the letter, else the application.
+
+    Most requests are for a few fixed paths; what aiohttp's resolver finds out about those anew
+    each time is found out here once.
+    """
+    frame = app.middlewares[0]
+    known: dict[tuple[str, str], web.UrlMappingMatchInfo] = {}
+    for resource in app.router.resources():
+        if isinstance(resource, web.PlainResource):
+            for route in resource:
+                match = web.UrlMappingMatchInfo({}, route)
+                match.add_app(app)
+                match.freeze()
+                known[route.method, resource.canonical] = match
+
+    resolve = app._handle  # noqa: SLF001 - what a runner gives its server
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        match = known.get((request.method, request.raw_path))
+        if match is None or hdrs.EXPECT in request.headers:
+            return await resolve(request)
+        request._match_info = match  # noqa: SLF001 - as the resolver does
+        return await frame(request, match.handler)
+
+    return serve
 
 
 def _reason(error: Exception) -> str:

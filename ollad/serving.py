@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from aiohttp import web
-from multidict import CIMultiDict
 
 from ollad.errors import BackendError
 from ollad.gateway import GATEWAY
 from ollad.jsontext import append_members
 from ollad.record import RECORD
+from ollad.relay.downstream import WholeReply
 from ollad.replies import ClientSink, HoldSink, client_headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from aiohttp import web
 
     from ollad.call import Call
     from ollad.gateway import Gateway, Runtime
@@ -149,7 +150,7 @@ def _whole(
     sink: ClientSink,
     reading: Reading,
     members: Callable[[Mapping[str, Any], Usage], Mapping[str, bytes]] | None,
-) -> tuple[web.Response, Mapping[str, Any] | None]:
+) -> tuple[WholeReply, Mapping[str, Any] | None]:
     """The response for a held reply, and the reply parsed if it is a JSON object worth reading."""
     head, body = outcome.head, outcome.body
     if head is None or body is None:
@@ -163,10 +164,7 @@ def _whole(
             added = {} if members is None else members(document, usage)
             missing = {name: text for name, text in added.items() if name not in document}
             body = append_members(body, missing) if missing else body
-    response = web.Response(
-        status=head.status, reason=head.reason, headers=CIMultiDict(client_headers(head)), body=body
-    )
-    return response, document
+    return WholeReply(head.status, head.reason, client_headers(head), body), document
 
 
 def _object(body: bytes) -> Mapping[str, Any] | None:

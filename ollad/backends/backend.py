@@ -30,8 +30,10 @@ class Backend:
     """
 
     __slots__ = (
+        "_counted",
         "_lacks",
         "_lacks_incarnation",
+        "_models",
         "endpoint",
         "in_flight",
         "overloaded_until",
@@ -43,6 +45,8 @@ class Backend:
         self.snapshot = Snapshot()
         self.in_flight = 0
         self.overloaded_until = 0.0
+        self._counted: Snapshot | None = None
+        self._models: frozenset[str] = frozenset()
         self._lacks: set[str] = set()
         self._lacks_incarnation: str | None = None
 
@@ -70,7 +74,10 @@ class Backend:
 
     def serves(self, model: str) -> bool:
         """Whether its last model list names ``model``."""
-        return any(card.id == model for card in self.snapshot.models)
+        snapshot = self.snapshot
+        if snapshot is not self._counted:
+            self._counted, self._models = snapshot, frozenset(snapshot.model_ids)
+        return model in self._models
 
     def native(self, route: str) -> bool | None:
         """Whether it has ``route`` itself; None when only a try can tell."""

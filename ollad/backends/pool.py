@@ -55,6 +55,10 @@ class Pool:
         """The backends that take requests now."""
         return tuple(backend for backend in self._backends if backend.routable)
 
+    def serves(self, model: str) -> bool:
+        """Whether some routable backend serves ``model``."""
+        return any(backend.routable and backend.serves(model) for backend in self._backends)
+
     def models(self) -> tuple[str, ...]:
         """Every model some routable backend serves, sorted."""
         return tuple(sorted({m for b in self.routable() for m in b.snapshot.model_ids}))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterable
 
-__all__ = ["DownstreamReply"]
+__all__ = ["DownstreamReply", "WholeReply"]
 
 _BODILESS: Final = frozenset({204, 304})
 """Statuses whose replies have no body and no framing of one (RFC 9112 §6.3)."""
@@ -125,3 +125,33 @@ class DownstreamReply(web.StreamResponse):
         if not data or self._silent:
             return b""
         return b"%x\r\n%b\r\n" % (len(data), data) if self._framing == _CHUNKED else data
+
+
+class WholeReply(web.StreamResponse):
+    """A backend's reply that was held, to be sent in one piece by the middleware.
+
+    Attributes:
+        head_lines: end-to-end headers but Content-Length, to which more may be added.
+        whole: the body.
+    """
+
+    def __init__(
+        self, status: int, reason: str, head_lines: list[tuple[str, str]], whole: bytes
+    ) -> None:
+        super().__init__(status=status, reason=reason)
+        self.head_lines = head_lines
+        self.whole = whole
+
+    def send(self, request: web.BaseRequest, *, last: bool) -> DownstreamReply:
+        """Send it; ``last`` ends the connection afterwards.
+
+        Raises:
+            ConnectionError: the client has gone.
+        """
+        reply = DownstreamReply(
+            request, self.status, self.reason, self.head_lines, len(self.whole), last=last
+        )
+        reply.start(self.whole)
+        self._eof_sent = True
+        self._keep_alive = reply.keep_alive
+        return reply

@@ -122,7 +122,12 @@ class _Exchange:
             self._connection = connection
             self._active = self._clock()
             self._watch()
-            connection.send(self, pool.request_head(request), request.body)
+            connection.send(
+                self,
+                pool.request_head(request),
+                request.body,
+                head_only=request.method == "HEAD",
+            )
             fault = await self._ended
         finally:
             await self._let_go()

@@ -9,6 +9,7 @@ length beside chunked coding, bare line feeds, NULs, garbage chunk sizes (RFC 91
 from __future__ import annotations
 
 import asyncio
+import re
 import select
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
@@ -21,12 +22,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection", "Receiver"]
 
-_LONGEST_HEAD: Final = 64 * 1024
-"""Bytes of all heads of one reply, interim ones included."""
+_LONGEST_FRAMING: Final = 64 * 1024
+"""Bytes of all heads of one reply, interim ones included, or of framing without any body."""
 
 _VERSIONS: Final = frozenset({"1.0", "1.1"})
 _BODILESS: Final = frozenset({204, 304})
 _FIRST_BYTE: Final = ord("H")
+_LINE_ENDS: Final = b"\r\n"
+_HEAD_END: Final = b"\r\n\r\n"
+
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+"""What a reason phrase does not contain (RFC 9112 §4); llhttp takes anything but line ends."""
 
 
 class Receiver(Protocol):
@@ -66,15 +72,18 @@ class Connection(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_buffer",
+        "_chunked",
         "_complete",
         "_extra",
+        "_framing_bytes",
         "_head",
-        "_head_bytes",
+        "_head_only",
         "_headers",
         "_keep_alive",
         "_on_idle",
         "_on_lost",
         "_parser",
+        "_paused",
         "_pieces",
         "_poll",
         "_reason",
@@ -110,20 +119,33 @@ class Connection(asyncio.BufferedProtocol):
         self._head: ReplyHead | None = None
         self._headers: list[tuple[bytes, bytes]] = []
         self._reason = b""
-        self._head_bytes = 0
+        self._head_only = False
+        self._framing_bytes = 0
         self._pieces: list[bytes] = []
         self._told = False
+        self._chunked = False
         self._complete = False
         self._extra = False
         self._keep_alive = False
         self._until_close = False
+        self._paused = False
 
     # --- what an exchange does -----------------------------------------------------------------
 
-    def send(self, receiver: Receiver, head: bytes, body: bytes) -> None:
-        """Send a request; ``receiver`` is told of its reply."""
+    def send(
+        self, receiver: Receiver, head: bytes, body: bytes, *, head_only: bool = False
+    ) -> None:
+        """Send a request; ``receiver`` is told of its reply.
+
+        Args:
+            receiver: of the reply.
+            head: request line and headers, to the empty line.
+            body: of the request.
+            head_only: the reply ends with its head, as that to HEAD does (RFC 9112 §6.3).
+        """
         transport = self._transport
         self._receiver = receiver
+        self._head_only = head_only
         if transport is None or transport.is_closing():
             receiver.connection_broken(None)
         elif body:
@@ -131,19 +153,16 @@ class Connection(asyncio.BufferedProtocol):
         else:
             transport.write(head)
 
-    def unsent(self) -> bool:
-        """Whether part of the request has not even reached the kernel."""
-        transport = self._transport
-        return transport is not None and transport.get_write_buffer_size() > 0
-
     def pause_reading(self) -> None:
         """Read no more for now, so that the backend comes to wait."""
         if self._transport is not None and not self._transport.is_closing():
+            self._paused = True
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Read on."""
         if self._transport is not None and not self._transport.is_closing():
+            self._paused = False
             self._transport.resume_reading()
 
     def abort(self) -> None:
@@ -201,22 +220,75 @@ class Connection(asyncio.BufferedProtocol):
             self.replied = True
             if data[0] != _FIRST_BYTE:
                 raise BrokenReplyError("bytes before the reply")
-        if self._head is None:
-            self._head_bytes += len(data)
+        headless = self._head is None
         self._parser.feed_data(data)
         if self._extra:
             raise BrokenReplyError("bytes after the reply")
-        if self._head is None and self._head_bytes > _LONGEST_HEAD:
+        if headless:
+            self._limit_head(len(data))
+        elif self._pieces:
+            self._framing_bytes = 0
+        else:
+            self._framing_bytes += len(data)
+            if self._framing_bytes > _LONGEST_FRAMING:
+                raise BrokenReplyError("framing without end")
+        if self._head_only and self._head is not None:
+            self._end_with_head(data)
+        elif self._complete:
+            self._keep_alive = self._keep_alive and self._ends_with(data)
+
+    def _limit_head(self, length: int) -> None:
+        self._framing_bytes += length
+        if self._framing_bytes > _LONGEST_FRAMING and (
+            self._head is None
+            or sum([len(name) + len(value) + 4 for name, value in self._headers]) > _LONGEST_FRAMING
+        ):
             raise BrokenReplyError("the head is too long")
+        if self._head is not None:
+            self._framing_bytes = 0
+
+    def _end_with_head(self, data: memoryview) -> None:
+        """End a reply that has no body, whatever its head says of one."""
+        if self._pieces or data[-1] != _LINE_ENDS[-1] or (self._complete and self._chunked):
+            raise BrokenReplyError("bytes after the head")
+        if not self._complete:
+            self._complete = True
+            self._keep_alive = self._keep_alive and self._parser.should_keep_alive()
+            self._parser = httptools.HttpResponseParser(self)
+        self._keep_alive = self._keep_alive and _ends_framing(data)
+
+    def _ends_with(self, data: memoryview) -> bool:
+        """Whether nothing in ``data`` follows the reply, for certain.
+
+        What may follow is line ends only, which llhttp passes over; it refuses anything else.
+        """
+        if self._head is None or not self._head.content_length:
+            return _ends_framing(data)
+        if data[-1] not in _LINE_ENDS:
+            return True
+        # the body ends with line ends itself
+        tail = b"".join(self._pieces)
+        length = len(tail)
+        return length == len(data) or (tail.strip(_LINE_ENDS) != b"" and data[-length:] == tail)
 
     def _end(self, receiver: Receiver) -> None:
         self._receiver = None
-        if self._keep_alive and self._transport is not None and not self._transport.is_closing():
+        transport = self._transport
+        if transport is None:
+            pass
+        elif (
+            self._keep_alive
+            and not transport.is_closing()
+            # a reply that overtook its request leaves a rest of that
+            and not transport.get_write_buffer_size()
+        ):
+            if self._paused:
+                transport.resume_reading()
             self._forget()
             self.reused = True
             self._on_idle(self)
-        elif self._transport is not None:
-            self._transport.abort()
+        else:
+            transport.abort()
         receiver.reply_ended()
 
     def _break(self, error: BaseException | None) -> None:
@@ -257,13 +329,20 @@ class Connection(asyncio.BufferedProtocol):
     def on_headers_complete(self) -> None:
         """Judge the framing of the body."""
         status = self._parser.get_status_code()
-        if status < 200:
+        if 100 <= status < 200 and status != 101:
             return
-        if self._parser.get_http_version() not in _VERSIONS:
+        if status < 200:
+            raise BrokenReplyError("a status that nobody asked for")
+        version = self._parser.get_http_version()
+        if version not in _VERSIONS:
             raise BrokenReplyError("not HTTP/1")
+        if _CONTROL.search(self._reason):
+            raise BrokenReplyError("control characters in the reason phrase")
         length, chunked, content_type = _framing(self._headers)
+        self._chunked = chunked
         self._until_close = length is None and not chunked and status not in _BODILESS
-        self._keep_alive = not self._until_close and self._parser.should_keep_alive()
+        # HTTP/1.0 knows no chunks: one such reply may be read, none after it (RFC 9112 §6.1)
+        self._keep_alive = not (self._until_close or (chunked and version == "1.0"))
         self._head = ReplyHead(
             status=status,
             reason=self._reason.decode("latin-1"),
@@ -281,10 +360,20 @@ class Connection(asyncio.BufferedProtocol):
     def on_message_complete(self) -> None:
         """A reply is whole; an interim one is forgotten (RFC 9110 §15.2)."""
         if self._head is None:
+            if self._pieces:
+                raise BrokenReplyError("an interim reply with a body")
             self._headers = []
             self._reason = b""
         else:
             self._complete = True
+            # asked only now: trailers may hold a Connection header, too
+            self._keep_alive = self._keep_alive and self._parser.should_keep_alive()
+
+
+def _ends_framing(data: memoryview) -> bool:
+    """Whether the last line of ``data`` is the only empty one there."""
+    end = bytes(data[-5:])
+    return len(end) == 5 and end[1:] == _HEAD_END and end[0] not in _LINE_ENDS
 
 
 def _framing(headers: list[tuple[bytes, bytes]]) -> tuple[int | None, bool, str]:
@@ -295,11 +384,11 @@ def _framing(headers: list[tuple[bytes, bytes]]) -> tuple[int | None, bool, str]
     for name, value in headers:
         match len(name):
             case 12 if name.lower() == b"content-type":
-                content_type = value.decode("latin-1").lower()
+                content_type = value.decode("latin-1").strip().lower()
             case 14 if name.lower() == b"content-length":
                 length = int(value)
             case 17 if name.lower() == b"transfer-encoding":
-                if chunked or value.lower() != b"chunked":
+                if chunked or value.strip().lower() != b"chunked":
                     raise BrokenReplyError("a transfer coding other than chunked")
                 chunked = True
     return length, chunked, content_type

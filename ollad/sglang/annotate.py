@@ -232,7 +232,10 @@ def _word(value: bool | None) -> str:
 
 
 def _first(*values: _T | None) -> _T | None:
-    return next((value for value in values if value is not None), None)
+    for value in values:
+        if value is not None:
+            return value
+    return None
 
 
 def _seconds(value: object, per_second: int = 1) -> float | None:

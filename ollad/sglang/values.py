@@ -36,6 +36,8 @@ def number(value: object) -> float | None:
 
 def count(value: object) -> int | None:
     """``value`` as a whole number of 0 or more (``5.0`` is 5), else None."""
+    if type(value) is int:  # most are, and replies are read while their clients wait
+        return value if 0 <= value < _LARGEST else None
     result = number(value)
     return int(result) if result is not None and result >= 0 and result.is_integer() else None
 
@@ -55,9 +57,11 @@ def text(value: object) -> str | None:
 
 def mapping(value: object) -> Mapping[str, Any]:
     """``value`` if it is an object, else an empty one."""
-    return value if isinstance(value, Mapping) else {}
+    return value if type(value) is dict or isinstance(value, Mapping) else {}
 
 
 def items(value: object) -> list[Mapping[str, Any]]:
     """The objects in ``value`` if it is a list, else none."""
-    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
+    if not isinstance(value, list):
+        return []
+    return [item for item in value if type(item) is dict or isinstance(item, Mapping)]

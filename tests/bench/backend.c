@@ -39,7 +39,6 @@ enum {
     EPOLL_EVENTS = 512,
     ACCEPTS = 256,      /* most connections accepted in one turn */
     TIMER_NS = 500000,  /* timers are rounded up to this, so that near ones share a wake-up */
-    HEAD_BYTES = 512,
     REPLY_BYTES = 8192,
 };
 
