@@ -7,7 +7,7 @@ import pytest
 from ollad.relay.exchange import Fault, Outcome, ReplyHead
 
 if TYPE_CHECKING:
-    from aiohttp import web
+    from ollad.relay.downstream import DownstreamReply
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_an_event_stream_is_told_by_its_content_type(content_type: str, expected
 def test_an_outcome_is_committed_once_there_is_a_response() -> None:
     assert not Outcome("sgl-a", body=b"held").committed
     assert not Outcome("sgl-a", fault=Fault.RESET).committed
-    assert Outcome("sgl-a", response=cast("web.StreamResponse", object())).committed
+    assert Outcome("sgl-a", response=cast("DownstreamReply", object())).committed
 
 
 def test_faults_are_told_apart_in_metrics() -> None:

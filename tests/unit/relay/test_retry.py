@@ -8,9 +8,9 @@ from ollad.relay.exchange import Fault, Outcome, ReplyHead
 from ollad.relay.retry import OVERLOADED_STATUSES, RETRIED_STATUSES, retry_reason
 
 if TYPE_CHECKING:
-    from aiohttp import web
+    from ollad.relay.downstream import DownstreamReply
 
-SENT_ON = cast("web.StreamResponse", object())
+SENT_ON = cast("DownstreamReply", object())
 
 
 def head(status: int) -> ReplyHead:
