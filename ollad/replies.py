@@ -97,12 +97,12 @@ class ClientSink:
     def plan(self, head: ReplyHead) -> Plan:
         """Hold errors, which may be retried, and JSON whose figures are wanted."""
         self._record.untyped = not head.content_type
+        if self._request.method == "HEAD":
+            return Plan.DROP
         if head.content_length is not None and head.content_length > HELD_REPLY_BYTES:
             return Plan.STREAM
         if head.status >= 400:
             return Plan.HOLD
-        if self._request.method == "HEAD":
-            return Plan.DROP
         wanted = (
             self._reading.usage is not None
             and head.status < 300

@@ -131,6 +131,8 @@ class _Exchange:
             fault = await self._ended
         finally:
             await self._let_go()
+        if fault is Fault.STALE:
+            pool.distrust()
         if fault is not None and self._reply is not None:
             await cut(self._reply)
         return self._outcome(fault)
@@ -167,7 +169,8 @@ class _Exchange:
         try:
             self._plan = self._sink.plan(head)
             if self._plan is Plan.DROP:
-                self._begin(head, b"")
+                if not self._elsewhere(head):
+                    self._begin(head, b"")
                 self._end(None)
         except Exception as error:  # noqa: BLE001 - raised by ``run``, not into the event loop
             self._fail(error)
@@ -255,6 +258,8 @@ class _Exchange:
         reply.start(first)
         if first:
             self._sink.observe(first, self._active)
+        if reply.congested:
+            self._pause(reply)
 
     def _elsewhere(self, head: ReplyHead) -> bool:
         """Whether the status alone sends the request to another backend, whatever the body."""

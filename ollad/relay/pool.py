@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from ollad.relay.upstream import Connection
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from types import TracebackType
 
     from ollad.relay.exchange import UpstreamRequest
@@ -36,12 +37,16 @@ class ConnectionPool:
     Args:
         url: of the backend.
         buffer: shared by all connections.
+        trust: makes the context for TLS.
     """
 
-    def __init__(self, url: str, buffer: bytearray) -> None:
+    def __init__(
+        self, url: str, buffer: bytearray, trust: Callable[[], Awaitable[ssl.SSLContext]]
+    ) -> None:
         self._buffer = buffer
+        self._trust = trust
         parts = urlsplit(url)
-        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._tls = parts.scheme == "https"
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if self._tls else 80)
         self._idle: deque[Connection] = deque()
@@ -66,6 +71,11 @@ class ConnectionPool:
             connection.abort()
         return None
 
+    def distrust(self) -> None:
+        """Close what is idle now: one like them turned out to have been closed by the backend."""
+        while self._idle:
+            self._idle.pop().abort()
+
     async def connect(self) -> Connection:
         """Open a new connection.
 
@@ -73,9 +83,11 @@ class ConnectionPool:
             OSError: the backend does not take connections (also for TLS and name resolution).
         """
         loop = asyncio.get_running_loop()
+        tls = await self._trust() if self._tls else None
         connection = Connection(self._buffer, self._kept, self._open.discard)
-        await loop.create_connection(lambda: connection, self._host, self._port, ssl=self._tls)
-        self._open.add(connection)
+        await loop.create_connection(lambda: connection, self._host, self._port, ssl=tls)
+        if connection.open:  # it may be lost by now, which is told only once
+            self._open.add(connection)
         return connection
 
     def request_head(self, request: UpstreamRequest) -> bytes:
@@ -119,13 +131,21 @@ class ConnectionPools:
     def __init__(self) -> None:
         self._pools: dict[str, ConnectionPool] = {}
         self._buffer = bytearray(_READ_BYTES)
+        self._tls: ssl.SSLContext | None = None
 
     def pool(self, url: str) -> ConnectionPool:
         """The pool for the backend at ``url``."""
         pool = self._pools.get(url)
         if pool is None:
-            pool = self._pools[url] = ConnectionPool(url, self._buffer)
+            pool = self._pools[url] = ConnectionPool(url, self._buffer, self._trust)
         return pool
+
+    async def _trust(self) -> ssl.SSLContext:
+        """The system's certificate authorities, or those that ``SSL_CERT_FILE`` names."""
+        if self._tls is None:
+            # hundreds of certificates take their time
+            self._tls = await asyncio.to_thread(ssl.create_default_context)
+        return self._tls
 
     async def __aenter__(self) -> Self:
         return self

@@ -171,6 +171,11 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.abort()
 
+    @property
+    def open(self) -> bool:
+        """Whether it has not been lost yet."""
+        return self._transport is not None
+
     def clean(self) -> bool:
         """Whether it is open and holds nothing that was not asked for, neither bytes nor an end.
 
