@@ -9,12 +9,15 @@ from aiohttp.helpers import rfc822_formatted_time
 if TYPE_CHECKING:
     from ollad.record import RequestRecord
 
-__all__ = ["PREFIX", "announce", "announcement"]
+__all__ = ["PREFIX", "announce", "announcement", "final_announcement"]
 
 PREFIX: Final = "/olla/"
 """What the paths of the API begin with."""
 
 _LONGEST_VALUE: Final = 256
+
+_FINAL: Final = frozenset({"X-Olla-Response-Time", "X-SGLang-Cache-Hit", "X-SGLang-Spec-Decode"})
+"""Whose values are known only when a stream has ended."""
 
 
 def announce(headers: list[tuple[str, str]], record: RequestRecord, elapsed: float) -> None:
@@ -53,6 +56,16 @@ def announcement(record: RequestRecord, elapsed: float) -> list[tuple[str, str]]
     if record.ignored_parameters:
         headers.append(("X-Olla-Ignored-Params", ",".join(record.ignored_parameters)))
     return headers
+
+
+def final_announcement(record: RequestRecord, elapsed: float) -> list[tuple[str, str]]:
+    """Those of the headers that say more at the end of a stream than at its beginning.
+
+    Args:
+        record: what is known of the request.
+        elapsed: seconds since its arrival.
+    """
+    return [pair for pair in announcement(record, elapsed) if pair[0] in _FINAL]
 
 
 def _printable(text: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from ollad.announcement import announce
+from ollad.announcement import announce, final_announcement
 from ollad.errors import BackendError
 from ollad.headers import reply_headers
 from ollad.record import RECORD
@@ -85,6 +85,7 @@ class ClientSink:
         self._reading = reading
         self._last_chunk: float | None = None
         self._observe_gap: Callable[[float], None] | None = None
+        self._trailing: frozenset[str] = frozenset()
         self.scanner: StreamScanner | None = None
         if reading.cached:
             self._record.cache_hit = self._record.spec_decode = "unknown"
@@ -135,6 +136,10 @@ class ClientSink:
                 self._announce(peek.final_usage(self._reading.kind))
             self.scanner = StreamScanner(tail=self._reading.tail)
             self._observe_gap = self._gateway.telemetry.chunk_gap(record.family)
+            if _takes_trailers(self._request):
+                sent = {name.lower() for name, _ in headers}
+                names = [name for name, _ in final_announcement(record, 0.0)]
+                self._trailing = frozenset([name for name in names if name.lower() not in sent])
         announce(headers, record, record.first_byte)
         return DownstreamReply(
             self._request,
@@ -143,7 +148,16 @@ class ClientSink:
             headers,
             head.content_length,
             last=self._gateway.draining,
+            trailers=sorted(self._trailing),
         )
+
+    def trailers(self) -> list[tuple[str, str]]:
+        """The figures of the whole stream."""
+        if self.scanner is not None:
+            self.read(self.scanner.final_usage(self._reading.kind))
+        elapsed = self._gateway.clock() - self._record.started
+        figures = final_announcement(self._record, elapsed)
+        return [pair for pair in figures if pair[0] in self._trailing]
 
     def observe(self, chunk: bytes, now: float) -> None:
         """Count the bytes, time the gap, and scan a stream for its figures."""
@@ -193,8 +207,21 @@ class HoldSink:
         """
         raise BackendError(f"The backend's reply is longer than {_OWN_REPLY_BYTES} bytes.")
 
+    def trailers(self) -> tuple[()]:
+        """Nothing; there is no client."""
+        return ()
+
     def observe(self, chunk: bytes, now: float) -> None:
         """Nothing is passed on, so there is nothing to see."""
+
+
+def _takes_trailers(request: web.BaseRequest) -> bool:
+    """Whether the client says that it reads trailers (RFC 9110 §10.1.4)."""
+    return any(
+        coding.strip().lower() == "trailers"
+        for value in request.headers.getall("TE", ())
+        for coding in value.split(",")
+    )
 
 
 def client_headers(head: ReplyHead) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from aiohttp import HttpVersion11, web
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 __all__ = ["DownstreamReply", "WholeReply"]
 
@@ -34,6 +34,9 @@ class DownstreamReply(web.StreamResponse):
     known, else in chunks, a chunk for each segment that arrived, or, to HTTP/1.0 clients, by the
     end of the connection.
 
+    Attributes:
+        trailing: whether trailers have been announced.
+
     Args:
         request: what is answered.
         status: status code.
@@ -41,6 +44,7 @@ class DownstreamReply(web.StreamResponse):
         headers: end-to-end headers but Content-Length.
         length: of the body in bytes, or None if it is not known yet.
         last: end the connection after this response.
+        trailers: names of what will be said after the body, if its framing allows.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class DownstreamReply(web.StreamResponse):
         length: int | None,
         *,
         last: bool = False,
+        trailers: Iterable[str] = (),
     ) -> None:
         super().__init__(status=status, reason=reason)
         self._req = request
@@ -76,6 +81,10 @@ class DownstreamReply(web.StreamResponse):
             self._framing = _UNTIL_CLOSE
             framing = ""
             persistent = False
+        names = ", ".join(trailers) if self._framing == _CHUNKED and not self._silent else ""
+        self.trailing = bool(names)
+        if names:
+            framing += f"Trailer: {names}\r\n"
         self._keep_alive = persistent
         connection = "" if persistent else "Connection: close\r\n"
         if persistent and request.version < HttpVersion11:
@@ -116,10 +125,14 @@ class DownstreamReply(web.StreamResponse):
         """Send more of the body."""
         self._transport.write(self._framed(data))
 
-    def finish(self) -> None:
-        """End the body."""
+    def finish(self, trailers: Sequence[tuple[str, str]] = ()) -> None:
+        """End the body, with ``trailers`` (RFC 9110 §6.5) if they have been announced."""
         if self._framing == _CHUNKED and not self._silent:
-            self._transport.write(b"0\r\n\r\n")
+            end = b"0\r\n\r\n"
+            if trailers:
+                lines = "".join([f"{name}: {value}\r\n" for name, value in trailers])
+                end = b"0\r\n%b\r\n" % lines.encode("latin-1")
+            self._transport.write(end)
 
     def _framed(self, data: bytes) -> bytes:
         if not data or self._silent:

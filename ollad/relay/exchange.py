@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ollad.relay.downstream import DownstreamReply
 
 __all__ = ["Fault", "Outcome", "Plan", "ReplyHead", "Sink", "UpstreamRequest"]
@@ -125,6 +127,9 @@ class Sink(Protocol):
 
     def begin(self, head: ReplyHead, first: bytes) -> DownstreamReply:
         """Make the client's response; ``first`` are the bytes that will follow at once."""
+
+    def trailers(self) -> Sequence[tuple[str, str]]:
+        """What to say after the body, of what the response announced."""
 
     def observe(self, chunk: bytes, now: float) -> None:
         """See bytes that were passed on, at monotonic time ``now``."""

@@ -199,7 +199,7 @@ class _Exchange:
             if self._reply is None and self._plan is Plan.STREAM and self._head is not None:
                 self._begin_with_held(self._head)
             if self._reply is not None:
-                self._reply.finish()
+                self._reply.finish(self._sink.trailers() if self._reply.trailing else ())
         except Exception as error:  # noqa: BLE001 - raised by ``run``, not into the event loop
             self._fail(error)
         self._whole = True
