@@ -29,7 +29,7 @@ from ollad.sglang.parameters import ignored_parameters, refuse_fields, replace_r
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from aiohttp import web
+    from aiohttp import StreamReader, web
 
     from ollad.backends.backend import Backend
     from ollad.gateway import Runtime
@@ -64,14 +64,23 @@ async def read_body(request: web.Request, limit: int) -> bytes:
         raise _too_large(limit)
     if _awaits_continue(request) and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    content = request.content
+    body = content.read_nowait() if content.is_eof() else await _rest(content, limit)
+    if len(body) > limit:
+        raise _too_large(limit)
+    request[RECORD].request_bytes = len(body)
+    return body
+
+
+async def _rest(content: StreamReader, limit: int) -> bytes:
+    """What is still to come of a body that has not arrived whole."""
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.content.iter_any():
+    async for chunk in content.iter_any():
         size += len(chunk)
         if size > limit:
             raise _too_large(limit)
         chunks.append(chunk)
-    request[RECORD].request_bytes = size
     return b"".join(chunks)
 
 

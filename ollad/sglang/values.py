@@ -25,7 +25,7 @@ def boolean(value: object) -> bool | None:
 
 def number(value: object) -> float | None:
     """``value`` as a float of a size that makes sense, else None; booleans are no numbers."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if value is None or isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
         result = float(value)
@@ -36,7 +36,9 @@ def number(value: object) -> float | None:
 
 def count(value: object) -> int | None:
     """``value`` as a whole number of 0 or more (``5.0`` is 5), else None."""
-    if type(value) is int:  # most are, and replies are read while their clients wait
+    if value is None:  # as most are, and replies are read while their clients wait
+        return None
+    if type(value) is int:
         return value if 0 <= value < _LARGEST else None
     result = number(value)
     return int(result) if result is not None and result >= 0 and result.is_integer() else None
@@ -57,7 +59,9 @@ def text(value: object) -> str | None:
 
 def mapping(value: object) -> Mapping[str, Any]:
     """``value`` if it is an object, else an empty one."""
-    return value if type(value) is dict or isinstance(value, Mapping) else {}
+    if type(value) is dict:
+        return value
+    return {} if value is None or not isinstance(value, Mapping) else value
 
 
 def items(value: object) -> list[Mapping[str, Any]]:
