@@ -91,7 +91,7 @@ class DownstreamReply(web.StreamResponse):
             connection = "Connection: keep-alive\r\n"
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
         self._head: bytes = (
-            f"HTTP/1.1 {status} {reason}\r\n{lines}{framing}{connection}\r\n".encode("latin-1")
+            f"HTTP/{request.version.major}.{request.version.minor} {status} {reason}\r\n{lines}{framing}{connection}\r\n".encode("latin-1")
         )
 
     @property

@@ -120,10 +120,13 @@ def test_only_a_trusted_peer_is_believed(trusted: tuple[str, ...], believed: boo
 
 
 class Body:
-    """A request body that arrived in pieces."""
+    """A request body that arrives in pieces."""
 
     def __init__(self, *pieces: bytes) -> None:
         self._pieces = pieces
+
+    def is_eof(self) -> bool:
+        return False
 
     async def iter_any(self) -> Any:
         for piece in self._pieces:
