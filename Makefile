@@ -20,7 +20,7 @@ CONFIG := $(SYSCONFDIR)/ollad/ollad.yaml
 TREE := build/tree
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run lint test acceptance build visible-python install uninstall clean FORCE
+.PHONY: help venv run lint test acceptance bench build visible-python install uninstall clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ test: $(INSTALLED) ## unit and wire tests, branch coverage at least 90 %
 
 acceptance: $(INSTALLED) ## tests with real SGLang servers, a real Prometheus, systemd and clients
 	$(VENV)/bin/pytest tests/system
+
+bench: $(INSTALLED) ## compare with other proxies and write docs/benchmarks.md, which says how
+	$(VENV)/bin/python -m tests.bench.run
 
 build: $(TREE)/.built ## what make install copies: ollad and its libraries
 

@@ -114,8 +114,12 @@ static void timer_swap(int a, int b)
 
 static void timer_up(int i)
 {
-    for (int parent; i && timers.items[parent = (i - 1) / 2]->due > timers.items[i]->due; i = parent)
+    for (int parent; i; i = parent) {
+        parent = (i - 1) / 2;
+        if (timers.items[parent]->due <= timers.items[i]->due)
+            return;
         timer_swap(i, parent);
+    }
 }
 
 static void timer_down(int i)
@@ -267,8 +271,9 @@ static void make_event(event *e, const char *delta, const char *finish_reason)
 {
     char data[400];
     int n = snprintf(data, sizeof data,
-                     "data: {\"id\":\"chatcmpl-sglang-abc123\",\"object\":\"chat.completion.chunk\","
-                     "\"created\":1705334400,\"model\":\"" MODEL "\",\"choices\":[{\"index\":0,"
+                     "data: {\"id\":\"chatcmpl-sglang-abc123\","
+                     "\"object\":\"chat.completion.chunk\",\"created\":1705334400,"
+                     "\"model\":\"" MODEL "\",\"choices\":[{\"index\":0,"
                      "\"delta\":%s,\"logprobs\":null,\"finish_reason\":%s}]}\n\n",
                      delta, finish_reason);
     e->len = snprintf(e->text, sizeof e->text, "%x\r\n%s\r\n", (unsigned)n, data);
@@ -421,7 +426,8 @@ static void reply(conn *c, const char *status, const char *type, const char *bod
     char text[REPLY_BYTES];
     int n = snprintf(text, sizeof text,
                      "HTTP/1.1 %s\r\n" COMMON "content-type: %s\r\ncontent-length: %zu\r\n%s\r\n%s",
-                     status, type, strlen(body), c->keep_alive ? "" : "connection: close\r\n", body);
+                     status, type, strlen(body),
+                     c->keep_alive ? "" : "connection: close\r\n", body);
     put(c, text, (size_t)n);
 }
 
