@@ -5,25 +5,32 @@ Looking a child up by its labels costs the library more than counting does.
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
-
-from prometheus_client import Counter, Gauge, Histogram
+from typing import Generic, Protocol, TypeVar
 
 __all__ = ["Children"]
 
-_Metric = TypeVar("_Metric", Counter, Gauge, Histogram)
+_Child = TypeVar("_Child")
+_Made_co = TypeVar("_Made_co", covariant=True)
 
 
-class Children(dict[tuple[str, ...], _Metric], Generic[_Metric]):
+class _Labelled(Protocol[_Made_co]):
+    """A metric that makes a child for each set of labels."""
+
+    def labels(self, *values: str) -> _Made_co: ...
+
+    def remove(self, *values: str) -> None: ...
+
+
+class Children(dict[tuple[str, ...], _Child], Generic[_Child]):
     """The children of one metric by the values of its labels, made at first use."""
 
-    def __init__(self, metric: _Metric, labels: tuple[str, ...]) -> None:
+    def __init__(self, metric: _Labelled[_Child], labels: tuple[str, ...]) -> None:
         super().__init__()
-        self._metric: _Metric = metric
+        self._metric = metric
         self._labels = labels
 
-    def __missing__(self, values: tuple[str, ...]) -> _Metric:
-        child: _Metric = self._metric.labels(*values)
+    def __missing__(self, values: tuple[str, ...]) -> _Child:
+        child = self._metric.labels(*values)
         self[values] = child
         return child
 

@@ -12,7 +12,6 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     Info,
     disable_created_metrics,
 )
@@ -20,11 +19,13 @@ from prometheus_client import (
 from ollad import __version__
 from ollad.metrics.children import Children
 from ollad.metrics.collectors import BackendCollector, DroppedLinesCollector
+from ollad.metrics.histogram import Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ollad.backends.backend import Backend
+    from ollad.metrics.histogram import Observations
     from ollad.record import RequestRecord
     from ollad.sglang.annotate import Usage
 
@@ -58,8 +59,8 @@ class PageHistograms:
         first_token: seconds from the arrival of a request to the first byte of a streamed reply.
     """
 
-    duration: Histogram
-    first_token: Histogram
+    duration: Observations
+    first_token: Observations
 
 
 class Telemetry:
@@ -76,7 +77,7 @@ class Telemetry:
         self.registry = registry or CollectorRegistry()
         self.page_registry = CollectorRegistry()
         self._pool: Callable[[], Iterable[Backend]] = tuple
-        self._all: list[Children[Counter] | Children[Gauge] | Children[Histogram]] = []
+        self._all: list[Children[Counter] | Children[Gauge] | Children[Observations]] = []
         self._page: dict[tuple[str, str], PageHistograms] = {}
         self._declare_requests()
         self._declare_upstream()
@@ -206,9 +207,9 @@ class Telemetry:
         buckets: tuple[float, ...],
         *,
         page: bool = False,
-    ) -> Children[Histogram]:
+    ) -> Children[Observations]:
         registry = self.page_registry if page else self.registry
-        metric = Histogram(name, doc, labels, registry=registry, buckets=buckets)
+        metric = Histogram(name, doc, labels, buckets=buckets, registry=registry)
         children = Children(metric, labels)
         self._all.append(children)
         return children
