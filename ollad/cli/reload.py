@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "run"]
 
-_PATIENCE_SECONDS: Final = 120.0
+_PATIENCE_SECONDS: Final = 50.0
+"""Less than the time the service manager gives a reload, so that it is told why."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

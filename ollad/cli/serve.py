@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
 import sys
 from dataclasses import replace
@@ -56,6 +57,7 @@ def _port(text: str) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until told to stop."""
+    faulthandler.enable()  # a watchdog that ends the process shall leave a trace of where it hung
     load = _loader(options)
     try:
         config = load(None)
