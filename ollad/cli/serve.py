@@ -57,7 +57,6 @@ def _port(text: str) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until told to stop."""
-    faulthandler.enable()  # a watchdog that ends the process shall leave a trace of where it hung
     load = _loader(options)
     try:
         config = load(None)
@@ -68,6 +67,8 @@ def run(options: argparse.Namespace) -> int:
     lines = configure(config.logging, stream=sys.stderr.buffer, environ=os.environ)
     logger = structlog.get_logger()
     daemon = Daemon(config, logger, lines=lines, load=load, environ=os.environ)
+    # a watchdog that ends the process shall leave a trace of where it hung
+    faulthandler.enable(sys.__stderr__ or sys.stderr)
     try:
         uvloop.run(daemon.run())
     except ListenError as error:
