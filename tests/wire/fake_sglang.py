@@ -251,6 +251,9 @@ class FakeSGLang:
         watcher = asyncio.create_task(_watch(exchange))
         try:
             await script(exchange)
+        except ConnectionError:
+            exchange.client_gone.set()  # the watcher may not have come to see it
+            raise
         finally:
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
