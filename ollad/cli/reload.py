@@ -48,7 +48,11 @@ def run(options: argparse.Namespace) -> int:
     try:
         verdict = asyncio.run(_ask(options.control, config))
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        sys.stderr.write(f"ollad reload: no daemon answers at {options.control}: {error}\n")
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        sys.stderr.write(
+            f"ollad reload: no daemon answers at {options.control}: {reason}. Start one with "
+            "'ollad serve', or say where it listens with --control.\n"
+        )
         return EX_UNAVAILABLE
     accepted = verdict["accepted"] is True
     stream = sys.stdout if accepted else sys.stderr
