@@ -29,10 +29,14 @@ __all__ = ["add_parser", "run"]
 
 _HIGHEST_PORT: Final = 65535
 
+_DESCRIPTION: Final = (
+    "Run the daemon in the foreground, logging to standard error. SIGTERM drains, SIGHUP reloads."
+)
+
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command."""
-    parser = commands.add_parser("serve", help="run the daemon", description=__doc__)
+    parser = commands.add_parser("serve", help="run the daemon", description=_DESCRIPTION)
     parser.add_argument(
         "--config", metavar="PATH", default=DEFAULT_PATH, help="default: %(default)s"
     )
