@@ -131,6 +131,20 @@ class ConversationStore:
         conversation = self._idle.get(key) or self._busy.get(key)
         return None if conversation is None else conversation.model
 
+    def require(self, tenant: str, rid: str) -> None:
+        """Refuse a ``rid`` under which there is nothing to extend.
+
+        Raises:
+            BadRequestError: ``rid`` cannot name a conversation.
+            NotFoundError: there is none of that name.
+        """
+        if not _valid(rid):
+            raise BadRequestError(
+                f"'rid' must be 1 to {LONGEST_RID} printable characters.", param="rid"
+            )
+        if not self.has(tenant, rid):
+            raise self._unknown((tenant, rid))
+
     def begin(self, tenant: str, rid: str) -> Conversation:
         """Begin to extend a conversation; ``end`` must follow, whatever happens.
 
@@ -139,11 +153,7 @@ class ConversationStore:
             NotFoundError: there is none of that name.
             ConflictError: it is being extended already.
         """
-        if not _valid(rid):
-            raise BadRequestError(
-                f"'rid' must be 1 to {LONGEST_RID} printable characters.", param="rid"
-            )
-        self._expire()
+        self.require(tenant, rid)
         key = (tenant, rid)
         if key in self._busy:
             raise ConflictError(
@@ -152,10 +162,7 @@ class ConversationStore:
                 param="rid",
                 code="conversation_busy",
             )
-        conversation = self._idle.pop(key, None)
-        if conversation is None:
-            raise self._unknown(key)
-        self._busy[key] = conversation
+        conversation = self._busy[key] = self._idle.pop(key)
         return conversation
 
     def end(self, conversation: Conversation, text: str | None, tokens: int | None) -> None:

@@ -191,10 +191,14 @@ class Daemon:
         if self._reloader is None:
             return Verdict(False, ("this daemon has no file to reload",))
         self._notifier.reloading()
+        remark = ""
         try:
-            return await self._reloader.reload(path)
+            verdict = await self._reloader.reload(path)
+            if not verdict.accepted:
+                remark = f"; the last reload was refused: {verdict.messages[0]}"
+            return verdict
         finally:
-            self._notifier.ready(self._status())
+            self._notifier.ready(self._status() + remark)
 
     def _on_hangup(self) -> None:
         self._keep(self.reload(), "reload")

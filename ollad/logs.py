@@ -154,7 +154,9 @@ def access_line(logger: FilteringBoundLogger, record: RequestRecord, seconds: fl
         "cached_tokens": usage and usage.cached_tokens,
         "error": record.error,
     }
-    log = logger.warning if record.status >= 500 else logger.info
+    # an error after a good status: the reply broke off
+    broken_off = record.status < 400 and record.error not in (None, "client_gone")
+    log = logger.warning if record.status >= 500 or broken_off else logger.info
     log("request", **{name: value for name, value in fields.items() if value is not None})
 
 

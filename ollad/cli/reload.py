@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "run"]
 
-_PATIENCE_SECONDS: Final = 120.0
+_PATIENCE_SECONDS: Final = 50.0
+"""Less than the time the service manager gives a reload, so that it is told why."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -47,7 +48,11 @@ def run(options: argparse.Namespace) -> int:
     try:
         verdict = asyncio.run(_ask(options.control, config))
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        sys.stderr.write(f"ollad reload: no daemon answers at {options.control}: {error}\n")
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        sys.stderr.write(
+            f"ollad reload: no daemon answers at {options.control}: {reason}. Start one with "
+            "'ollad serve', or say where it listens with --control.\n"
+        )
         return EX_UNAVAILABLE
     accepted = verdict["accepted"] is True
     stream = sys.stdout if accepted else sys.stderr

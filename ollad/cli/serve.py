@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
 import sys
 from dataclasses import replace
@@ -28,10 +29,14 @@ __all__ = ["add_parser", "run"]
 
 _HIGHEST_PORT: Final = 65535
 
+_DESCRIPTION: Final = (
+    "Run the daemon in the foreground, logging to standard error. SIGTERM drains, SIGHUP reloads."
+)
+
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command."""
-    parser = commands.add_parser("serve", help="run the daemon", description=__doc__)
+    parser = commands.add_parser("serve", help="run the daemon", description=_DESCRIPTION)
     parser.add_argument(
         "--config", metavar="PATH", default=DEFAULT_PATH, help="default: %(default)s"
     )
@@ -66,6 +71,8 @@ def run(options: argparse.Namespace) -> int:
     lines = configure(config.logging, stream=sys.stderr.buffer, environ=os.environ)
     logger = structlog.get_logger()
     daemon = Daemon(config, logger, lines=lines, load=load, environ=os.environ)
+    # a watchdog that ends the process shall leave a trace of where it hung
+    faulthandler.enable(sys.__stderr__ or sys.stderr)
     try:
         uvloop.run(daemon.run())
     except ListenError as error:

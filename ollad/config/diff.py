@@ -15,6 +15,7 @@ _FIXED: Final = (
     ("server", "port"),
     ("logging", "level"),
     ("logging", "format"),
+    ("logging", "access"),
 )
 """Keys that are read once, at the start."""
 

@@ -58,7 +58,7 @@ async def batch(request: web.Request) -> web.StreamResponse:
     """Run every item and answer with all results in order."""
     gateway = request.app[GATEWAY]
     runtime = gateway.runtime
-    call = await read_call(request, runtime, _ROUTE, identity=True, usual_model=_first_model)
+    call = await _read(request, runtime)
     response = await relay_native(request, runtime, call, _ROUTE, GENERATE)
     if response is not None:
         return response
@@ -68,14 +68,29 @@ async def batch(request: web.Request) -> web.StreamResponse:
     return json_response(run.result())
 
 
-def _first_model(document: Mapping[str, Any]) -> str | None:
-    """The first model that an item names; the items themselves are looked at later."""
-    items = document.get("requests")
-    for item in items if isinstance(items, list) else ():
-        name = item.get("model") if isinstance(item, dict) else None
-        if name and isinstance(name, str):
-            return name
-    return None
+async def _read(request: web.Request, runtime: Runtime) -> Call:
+    """Read the batch; without a model of its own it is for the first that an item names.
+
+    The items themselves are looked at later.
+    """
+    where = ""
+
+    def first_model(document: Mapping[str, Any]) -> str | None:
+        nonlocal where
+        items = document.get("requests")
+        for index, item in enumerate(items if isinstance(items, list) else ()):
+            name = item.get("model") if isinstance(item, dict) else None
+            if name and isinstance(name, str):
+                where = f"requests[{index}]"
+                return name
+        return None
+
+    try:
+        return await read_call(request, runtime, _ROUTE, identity=True, usual_model=first_model)
+    except GatewayError as error:
+        if where and error.param == "model":
+            _place(error, where)
+        raise
 
 
 def _items(document: Mapping[str, Any], most: int) -> Sequence[Mapping[str, Any]]:
@@ -158,9 +173,13 @@ def _at(where: str) -> Iterator[None]:
     try:
         yield
     except GatewayError as error:
-        error.message = f"{where}: {error.message}"
-        error.param = f"{where}.{error.param}" if error.param else where
+        _place(error, where)
         raise
+
+
+def _place(error: GatewayError, where: str) -> None:
+    error.message = f"{where}: {error.message}"
+    error.param = f"{where}.{error.param}" if error.param else where
 
 
 class _Run:

@@ -48,7 +48,13 @@ async def extend(request: web.Request) -> web.StreamResponse:
     runtime = gateway.runtime
 
     def usual_model(document: Mapping[str, Any]) -> str | None:
-        return gateway.conversations.model_of("", str(document.get("rid")))
+        rid = document.get("rid")
+        if not isinstance(rid, str):
+            return None
+        if all(backend.native(_ROUTE) is False for backend in runtime.pool.routable()):
+            # before anything is said of the model, which would be that of the conversation
+            gateway.conversations.require("", rid)
+        return gateway.conversations.model_of("", rid)
 
     call = await read_call(request, runtime, _ROUTE, identity=True, usual_model=usual_model)
     response = await _native(request, runtime, call)

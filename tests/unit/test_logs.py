@@ -284,11 +284,20 @@ def test_the_access_line_says_who_asked_for_what_and_who_answered() -> None:
     ]
 
 
-@pytest.mark.parametrize(("status", "level"), [(200, "info"), (404, "info"), (502, "warning")])
-def test_ollads_and_backends_failures_are_warnings(status: int, level: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "error", "level"),
+    [
+        (200, "client_gone", "info"),
+        (200, "idle_timeout", "warning"),
+        (404, "route_not_found", "info"),
+        (499, "client_gone", "info"),
+        (502, "reset", "warning"),
+    ],
+)
+def test_ollads_and_backends_failures_are_warnings(status: int, error: str, level: str) -> None:
     with structlog.testing.capture_logs() as captured:
-        logs.access_line(structlog.get_logger(), make_record(status=status, error="x"), 0.1)
-    assert [(line["log_level"], line["error"]) for line in captured] == [(level, "x")]
+        logs.access_line(structlog.get_logger(), make_record(status=status, error=error), 0.1)
+    assert [(line["log_level"], line["error"]) for line in captured] == [(level, error)]
 
 
 def test_what_is_not_known_is_left_out_of_the_access_line() -> None:

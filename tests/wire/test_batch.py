@@ -376,11 +376,16 @@ async def test_items_may_all_name_their_models_themselves() -> None:
         named = [{"text": "a", "model": "big"}, {"text": "b", "model": "small"}]
         answer = await answered(ollad, {"requests": named})
         assert answer["batch_meta"]["successful"] == 2
-        for odd, status in (({"text": "c"}, 400), ({"text": "c", "model": "no"}, 404)):
-            response, data = await ollad.post("/batch", {"requests": [*named, odd]})
+        unserved = {"text": "c", "model": "no"}
+        for requests, index, status in (
+            ([*named, {"text": "c"}], 2, 400),
+            ([*named, unserved], 2, 404),
+            ([{"text": "c"}, unserved, *named], 1, 404),
+        ):
+            response, data = await ollad.post("/batch", {"requests": requests})
             error = json.loads(data)["error"]
-            assert (response.status, error["param"]) == (status, "requests[2].model")
-            assert error["message"].startswith("requests[2]: ")
+            assert (response.status, error["param"]) == (status, f"requests[{index}].model")
+            assert error["message"].startswith(f"requests[{index}]: ")
     assert models.asked() == (["a"], ["b"])
 
 

@@ -257,8 +257,8 @@ async def test_a_conversation_goes_on_with_its_model(fake: FakeSGLang) -> None:
         response, _ = await ollad.post("/extend", {"text": " b", "rid": "talk"})
         assert (response.status, response.headers["X-Olla-Model"]) == (200, "small")
         assert "model" not in fake.requests[-1].json
-        response, _ = await ollad.post("/extend", {"text": " b", "rid": "other"})
-        assert response.status == 400, "nobody can tell which model it is for"
+        status, answer = await extend(ollad, " b", rid="other")
+        assert (status, answer["error"]["code"]) == (404, "conversation_not_found")
 
 
 async def test_an_alias_is_spelled_out_to_the_backend(fake: FakeSGLang) -> None:

@@ -33,9 +33,13 @@ def test_sections_that_differ_are_named() -> None:
 
 
 def test_keys_read_at_the_start_keep_their_value_and_are_named() -> None:
-    new = replace(CONFIG, server=Server(port=1, max_body_size=5), logging=Logging(level="debug"))
+    new = replace(
+        CONFIG,
+        server=Server(port=1, max_body_size=5),
+        logging=Logging(level="debug", access=False),
+    )
     change = compare(CONFIG, new)
-    assert change.restart == ("server.port", "logging.level")
+    assert change.restart == ("server.port", "logging.level", "logging.access")
     assert change.config.server == Server(max_body_size=5)
     assert change.config.logging == Logging()
     assert change.sections == ("server",)
