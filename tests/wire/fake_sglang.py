@@ -119,6 +119,7 @@ class FakeSGLang:
         probes: how often each probe route was asked.
         scripts: by path; a list is used up one by one, its last element stays.
         deaf: paths whose requests are answered by nothing, their bodies never read.
+        hasty: what is answered by path before the body is read, which it never is.
         connections: connections open now.
     """
 
@@ -127,6 +128,7 @@ class FakeSGLang:
         self.probes: dict[str, int] = defaultdict(int)
         self.scripts: dict[str, Script | list[Script]] = {}
         self.deaf: set[str] = set()
+        self.hasty: dict[str, bytes] = {}
         self.connections = 0
         self.opened = 0
         self.port = 0
@@ -243,8 +245,9 @@ class FakeSGLang:
         headers = [(name, value.strip()) for name, _, value in (h.partition(":") for h in lines)]
         length = next((int(v) for k, v in headers if k.lower() == "content-length"), 0)
         exchange = Exchange(method, target, headers, b"", reader, writer)
-        if exchange.path in self.deaf:
+        if exchange.path in self.deaf or exchange.path in self.hasty:
             self.requests.append(exchange)
+            writer.write(self.hasty.get(exchange.path, b""))
             await asyncio.Event().wait()
         exchange.body = await reader.readexactly(length)
         script = self._script(exchange)
