@@ -180,7 +180,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default=_MAX_TOKENS,
         help="length of the answer (default: %(default)s)",
     )
-    parser.add_argument("prompt", metavar="PROMPT", nargs="?", default=_PROMPT)
+    parser.add_argument(
+        "prompt",
+        metavar="PROMPT",
+        nargs="?",
+        default=_PROMPT,
+        help="what to say (default: %(default)r)",
+    )
     parser.set_defaults(run=run)
 
 

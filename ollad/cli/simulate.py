@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,6 +24,7 @@ __all__ = ["add_parser", "run"]
 _ENGINE: Final = EngineConfig()
 _OPTIONS: Final = Options()
 _SHOWN: Final = " (default: %(default)s)"
+_HIGHEST_PORT: Final = 65535
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -52,15 +54,25 @@ def run(options: argparse.Namespace) -> int:
     try:
         uvloop.run(server.run(announce))
     except (OSError, ValueError) as error:
-        sys.stderr.write(f"ollad simulate: {error}\n")
+        sys.stderr.write(f"ollad simulate: {_reason(error, options)}\n")
         return EX_FAILED
     return EX_OK
+
+
+def _reason(error: OSError | ValueError, given: argparse.Namespace) -> str:
+    if not isinstance(error, OSError):
+        return str(error)
+    number = error.errno or 0  # negative: of getaddrinfo
+    reason = os.strerror(number) if number > 0 else error.strerror
+    if error.filename is not None:
+        return f"{error.filename}: {reason}"
+    return f"cannot listen on {given.host}:{given.port}: {reason}; see --host and --port"
 
 
 def _add_server(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--host", default=_OPTIONS.host, help="address to listen on" + _SHOWN)
-    add("--port", type=int, default=30000, help="port, 0 for one that is free" + _SHOWN)
+    add("--port", type=_port, default=30000, help="port, 0 for one that is free" + _SHOWN)
     add("--model", metavar="ID", default=_OPTIONS.model, help="name of the model" + _SHOWN)
     add("--is-embedding", action="store_true", help="embed instead of generating")
     add("--vision", action="store_true", help="understand images")
@@ -124,7 +136,7 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
         "--max-queued-requests",
         type=_count(0),
         metavar="N",
-        help="requests that may wait (default: any number)",
+        help="requests that may wait, each one does at first (default: any number)",
     )
     add(
         "--time-scale",
@@ -194,6 +206,13 @@ def _options(given: argparse.Namespace) -> Options:
         log_requests=given.log_requests,
         seed=given.seed,
     )
+
+
+def _port(text: str) -> int:
+    # a greater one would be cut down to 16 bits, and another port taken without a word
+    if not (text.isascii() and text.isdigit() and int(text) <= _HIGHEST_PORT):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port number from 0 to {_HIGHEST_PORT}")
+    return int(text)
 
 
 def _number(

@@ -73,7 +73,7 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
     """The one of ``words`` that was probably meant by ``word``, or None."""
     folded = {w.casefold().replace("_", "").replace("-", ""): w for w in words}
     wanted = word[:100].casefold().replace("_", "").replace("-", "")
-    close = difflib.get_close_matches(wanted, folded, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(wanted, folded, n=1, cutoff=0.7)
     return folded[close[0]] if close else None
 
 

@@ -22,6 +22,8 @@ from tests.wire.fake_sglang import (
 from tests.wire.raw import until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.wire.conftest import Running
     from tests.wire.fake_sglang import (
         Exchange,
@@ -218,6 +220,15 @@ async def test_no_daemon_is_one_clear_line_and_69(
     assert f"no ollad can be reached at http://127.0.0.1:{unused_tcp_port}" in line
 
 
+@pytest.fixture
+def sigint_heeded() -> Iterator[None]:
+    """Processes do not inherit that a shell's background jobs ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("sigint_heeded")
 async def test_ctrl_c_ends_it_with_130_and_the_figures_so_far(fake: FakeSGLang) -> None:
     as_ollad(fake, unfinished("is silent"))
     process = await asyncio.create_subprocess_exec(

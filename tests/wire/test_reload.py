@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 import structlog
 
-from ollad.config.schema import Config, Server
+from ollad.config.schema import Config, Conversations, Server
 from ollad.control import ControlServer, Verdict
 from ollad.daemon import Daemon
 from ollad.errors import ConfigError
@@ -113,6 +113,26 @@ async def test_a_file_with_problems_changes_nothing(running: Running) -> None:
     assert running.daemon._gateway is not None
     assert running.daemon._gateway.runtime is before
     assert (await running.chat()).status == 200
+
+
+async def test_a_removed_endpoint_is_probed_no_longer(running: Running) -> None:
+    other = FakeSGLang()
+    async with serving(other):
+        running.files.config = replace(running.files.config, endpoints=(endpoint(other, "new"),))
+        await running.daemon.reload()
+        names = {task.get_name() for task in asyncio.all_tasks()}
+        assert "health of new" in names
+        assert "health of old" not in names
+
+
+async def test_new_bounds_of_conversations_hold_at_once(running: Running) -> None:
+    gateway = running.daemon._gateway
+    assert gateway is not None
+    gateway.conversations.put("", "talk", text="x" * 100, model="tiny", tokens=None)
+    bounds = Conversations(max_bytes=50, max_conversation_bytes=50)
+    running.files.config = replace(running.files.config, conversations=bounds)
+    await running.daemon.reload()
+    assert not gateway.conversations.has("", "talk")
 
 
 async def test_a_kept_endpoint_keeps_its_standing(running: Running) -> None:

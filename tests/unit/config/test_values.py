@@ -114,3 +114,7 @@ def test_unquoted_text_that_yaml_would_change_is_refused(text: str) -> None:
 )
 def test_the_nearest_spelling_is_found(word: str, meant: str | None) -> None:
     assert nearest(word, ["priority", "check_interval", "url"]) == meant
+
+
+def test_a_word_that_merely_shares_letters_was_not_meant() -> None:
+    assert nearest("auth", ["batch", "health", "routing"]) is None

@@ -48,7 +48,16 @@ def test_parameters_that_no_server_has_are_listed_in_the_order_of_the_request() 
         "sampling_params": {"radix_cache_size": 1},
     }
     assert ignored_parameters(document) == ("max_tree_depth", "radix_cache_enable")
-    assert ignored_parameters(dict.fromkeys(IGNORED_PARAMETERS)) == IGNORED_PARAMETERS
+    assert IGNORED_PARAMETERS == (
+        "radix_cache_enable",
+        "radix_cache_size",
+        "max_tree_depth",
+        "speculative_draft_length",
+        "spec_decode_acceptance_threshold",
+        "max_image_resolution",
+        "image_aspect_ratio",
+        "vision_feature_select_strategy",
+    )
     assert ignored_parameters({}) == ()
 
 

@@ -95,8 +95,17 @@ async def test_an_address_that_is_taken_fails_with_one_line() -> None:
         async with simulate("--port", port) as second:
             _, errors = await second.communicate()
             assert second.returncode == 1
-            assert errors.decode().startswith("ollad simulate: ")
-            assert errors.count(b"\n") == 1
+            assert errors.decode() == (
+                f"ollad simulate: cannot listen on 127.0.0.1:{port}: Address already in use; "
+                "see --host and --port\n"
+            )
+
+
+async def test_a_log_that_cannot_be_written_is_named() -> None:
+    async with simulate("--port", "0", "--log-requests", "/nowhere/log") as process:
+        _, errors = await process.communicate()
+        assert process.returncode == 1
+        assert errors == b"ollad simulate: /nowhere/log: No such file or directory\n"
 
 
 @pytest.mark.parametrize(
@@ -107,6 +116,8 @@ async def test_an_address_that_is_taken_fails_with_one_line() -> None:
         ("--cache-tokens", "0"),
         ("--tokens-per-second", "nan"),
         ("--fail-mode", "fire"),
+        ("--port", "99999"),
+        ("--port", "-1"),
     ],
 )
 async def test_an_option_that_cannot_be_is_a_usage_error(options: tuple[str, str]) -> None:
