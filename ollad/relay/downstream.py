@@ -90,8 +90,9 @@ class DownstreamReply(web.StreamResponse):
         if persistent and request.version < HttpVersion11:
             connection = "Connection: keep-alive\r\n"
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
+        version = f"HTTP/{request.version.major}.{request.version.minor}"
         self._head: bytes = (
-            f"HTTP/{request.version.major}.{request.version.minor} {status} {reason}\r\n{lines}{framing}{connection}\r\n".encode("latin-1")
+            f"{version} {status} {reason}\r\n{lines}{framing}{connection}\r\n".encode("latin-1")
         )
 
     @property

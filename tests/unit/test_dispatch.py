@@ -23,11 +23,10 @@ from tests.unit.builders import make_backend, make_record
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from aiohttp import web
-
     from ollad.backends.backend import Backend
-    from ollad.relay.forward import Relay
+    from ollad.relay.downstream import DownstreamReply
     from ollad.relay.exchange import Sink, UpstreamRequest
+    from ollad.relay.forward import Relay
 
 CALL = Call(
     family="chat",
@@ -100,7 +99,7 @@ def reply(
 
 
 def fault(kind: Fault, *, committed: bool = False) -> Outcome:
-    response = cast("web.StreamResponse", object()) if committed else None
+    response = cast("DownstreamReply", object()) if committed else None
     return Outcome("", fault=kind, response=response)
 
 
