@@ -261,7 +261,7 @@ async def test_a_mistake_below_the_application_is_500_too(
         raise ZeroDivisionError("the secret reason")
 
     monkeypatch.setattr(web.UrlDispatcher, "resolve", fail)
-    status, headers, body = parse(await exchange(ollad.port, request("GET /version")))
+    status, headers, body = parse(await exchange(ollad.port, request("GET /nowhere")))
     assert status == 500
     assert check_envelope(body)["code"] == "internal_error"
     assert b"secret reason" not in body
