@@ -22,7 +22,7 @@ from ollad.headers import client_address, new_request_id, valid_request_id
 from ollad.logs import access_line
 from ollad.record import RECORD, RequestRecord
 from ollad.relay.cut import reset
-from ollad.relay.downstream import WholeReply
+from ollad.relay.downstream import DownstreamReply, WholeReply
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -168,6 +168,9 @@ async def _serve(
         response = await _answer(request, handler, gateway, record, logger)
         if not response.prepared:
             await _send(request, response, record)
+        elif isinstance(response, DownstreamReply) and response.congested:
+            # else a client that reads nothing could have one reply after another kept for it
+            await response.relieved()
     except (asyncio.CancelledError, ConnectionError):
         _note_cut(request, gateway, record)
         raise
