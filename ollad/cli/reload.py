@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
-from ollad.cli import EX_CONFIG, EX_OK, EX_UNAVAILABLE
+from ollad.cli import EX_CONFIG, EX_FAILED, EX_OK, EX_UNAVAILABLE
 from ollad.control import control_path
 
 if TYPE_CHECKING:
@@ -47,17 +48,35 @@ def run(options: argparse.Namespace) -> int:
     config = None if options.config is None else str(Path(options.config).absolute())
     try:
         verdict = asyncio.run(_ask(options.control, config))
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        sys.stderr.write(
-            f"ollad reload: no daemon answers at {options.control}: {reason}. Start one with "
-            "'ollad serve', or say where it listens with --control.\n"
-        )
-        return EX_UNAVAILABLE
+    except (aiohttp.ClientError, OSError) as error:
+        code, line = _explain(error, options.control)
+        sys.stderr.write(f"ollad reload: {line}\n")
+        return code
     accepted = verdict["accepted"] is True
     stream = sys.stdout if accepted else sys.stderr
     stream.write("".join(f"{message}\n" for message in verdict["messages"]))
     return EX_OK if accepted else EX_CONFIG
+
+
+def _explain(error: Exception, control: str) -> tuple[int, str]:
+    """The exit code for a failure to get a verdict, and what to say of it."""
+    match error:
+        case aiohttp.ClientResponseError():
+            return EX_FAILED, f"the daemon at {control} made a mistake; its log has the details."
+        case TimeoutError():
+            return EX_FAILED, (
+                f"the daemon at {control} gave no verdict in {_PATIENCE_SECONDS:g} s; "
+                "its log tells how far it got."
+            )
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
+        return EX_FAILED, (
+            f"{control} is for the daemon's own user and root alone; run this as one of them."
+        )
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return EX_UNAVAILABLE, (
+        f"no daemon answers at {control}: {reason}. Start one with "
+        "'ollad serve', or say where it listens with --control."
+    )
 
 
 async def _ask(control: str, config: str | None) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import errno
+from typing import TYPE_CHECKING, Any, cast
 
-from ollad.cli import EX_UNAVAILABLE, main
+import aiohttp
+import pytest
+
+from ollad.cli import EX_FAILED, EX_UNAVAILABLE, main
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 
 def test_without_a_daemon_it_is_said_where_one_was_sought_and_what_to_do(
@@ -19,3 +21,25 @@ def test_without_a_daemon_it_is_said_where_one_was_sought_and_what_to_do(
         f"ollad reload: no daemon answers at {socket}: No such file or directory. "
         "Start one with 'ollad serve', or say where it listens with --control.\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (TimeoutError(), "gave no verdict in 50 s"),
+        (PermissionError(errno.EACCES, "Permission denied"), "own user and root alone"),
+        (aiohttp.ClientResponseError(cast("Any", None), (), status=500), "made a mistake"),
+    ],
+)
+def test_a_daemon_that_is_there_is_not_said_to_be_missing(
+    error: Exception,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("ollad.cli.reload._ask", fail)
+    assert main(["reload", "--control", "/run/x.sock"]) == EX_FAILED
+    assert said in capsys.readouterr().err
