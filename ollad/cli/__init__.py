@@ -34,8 +34,8 @@ EX_CONFIG: Final = 78
 _COMMANDS: Final = ("serve", "check", "probe", "top", "simulate", "reload")
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def make_parser(names: Sequence[str] = _COMMANDS) -> argparse.ArgumentParser:
+    """The command line, of all commands or of some."""
     parser = argparse.ArgumentParser(
         prog="ollad",
         description="A streaming reverse proxy for SGLang inference servers.",
@@ -43,14 +43,17 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ollad {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name in _COMMANDS:
+    for name in names:
         import_module(f"ollad.cli.{name}").add_parser(commands)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = make_parser().parse_args(sys.argv[1:] if arguments is None else arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    # loading the modules of all other commands would take about as long as the rest of a start
+    named = [name for name in given[:1] if name in _COMMANDS]
+    options = make_parser(named or _COMMANDS).parse_args(given)
     try:
         return int(options.run(options))
     except KeyboardInterrupt:
