@@ -46,7 +46,13 @@ class Exchange:
         return values[-1] if values else None
 
     async def send(self, data: bytes) -> None:
-        """Write and flush."""
+        """Write and flush.
+
+        Raises:
+            ConnectionError: nobody takes it.
+        """
+        if self.writer.transport.is_closing():
+            raise ConnectionResetError("The client has gone.")
         self.writer.write(data)
         await self.writer.drain()
 
