@@ -6,9 +6,11 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 __all__ = [
     "SCRIPTS",
@@ -130,9 +132,20 @@ def stop(server: Server) -> None:
 
 
 def kill(server: Server) -> None:
-    """End a server as a crash would: every process of it at once, without warning."""
+    """End a server as a crash would: every process of it at once, without warning.
+
+    Returns once it is gone, and not while its dying processes still take connections.
+    """
     assert server.run is not None
     os.killpg(int((server.run / "pid").read_text()), signal.SIGKILL)
+    address = urlsplit(server.url)
+    for _ in range(200):
+        try:
+            socket.create_connection((address.hostname, address.port), 1).close()
+        except OSError:
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"{server.name} outlives SIGKILL")
 
 
 def _run(command: list[str], environment: dict[str, str], seconds: float) -> None:

@@ -113,7 +113,7 @@ g systemctl kill --kill-whom=main -s HUP ollad.service
 until_true 5 "curl -s http://127.0.0.1:40114$STATUS | grep -q sim-b"; ok "SIGHUP takes on a good file" $?
 ok "all this in one process" "$([ "$(show MainPID)" = "$PID" ]; echo $?)"
 g runuser -u nobody -- ollad reload > /dev/null 2>&1; RC=$?
-ok "nobody else can reload  ($RC)" "$([ $RC = 69 ]; echo $?)"
+ok "nobody else can reload  ($RC)" "$([ $RC = 1 ]; echo $?)"
 
 echo "--- watchdog"
 drop_in 'WatchdogSec=2s'
