@@ -82,7 +82,6 @@ async def read_reply(reader: asyncio.StreamReader, *, head_only: bool = False) -
     if coding is not None:
         return await _chunked(reader, line, headers)
     if length is None:
-        assert known["connection"] == "close"
         try:
             return Reply(line, headers, await reader.read())
         except ConnectionError:
@@ -98,7 +97,7 @@ async def _chunked(
 ) -> Reply:
     chunks: list[bytes] = []
     try:
-        while size := int((await reader.readuntil(b"\r\n"))[:-2], 16):
+        while size := int((await reader.readuntil(b"\r\n"))[:-2].partition(b";")[0], 16):
             chunk = await reader.readexactly(size + 2)
             assert chunk.endswith(b"\r\n")
             chunks.append(chunk[:-2])
