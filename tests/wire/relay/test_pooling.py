@@ -176,15 +176,20 @@ async def test_a_paused_reply_leaves_a_connection_that_is_read(
         assert (await ask(client.reader, client.writer, post())).body == b"good"
 
 
-async def test_a_connection_lost_at_once_is_not_counted(ollad: Running) -> None:
-    async def hang_up(_: Any, writer: asyncio.StreamWriter) -> None:
-        writer.transport.abort()
+async def test_a_connection_lost_while_it_is_opened_is_not_counted(
+    fake: FakeSGLang, ollad: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = type(asyncio.get_running_loop())
+    connect_well = loop.create_connection
 
-    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    pool = ollad.gateway.dispatcher._relay._pools.pool(url)
-    for _ in range(20):
-        await pool.connect()
-    await until(lambda: len(pool) == 0)
-    server.close()
-    await server.wait_closed()
+    async def lose(*args: Any, **options: Any) -> Any:
+        transport, connection = await connect_well(*args, **options)
+        transport.abort()
+        await until(lambda: not connection.open)
+        return transport, connection
+
+    monkeypatch.setattr(loop, "create_connection", lose)
+    pool = pool_of(ollad, fake)
+    connection = await pool.connect()
+    assert not connection.open
+    assert len(pool) == 0
