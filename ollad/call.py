@@ -65,8 +65,3 @@ class Call:
     identity: bool = False
     pinned: str | None = None
     suits: Callable[[Backend], bool] | None = None
-
-    @property
-    def streaming(self) -> bool:
-        """Whether the client asked for a stream."""
-        return self.document is not None and self.document.get("stream") is True

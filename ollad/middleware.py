@@ -41,9 +41,6 @@ _CLIENT_GONE: Final = 499
 """nginx's status for a client that did not wait; never sent, only logged and counted."""
 
 _SERVER: Final = "ollad"
-_INVENTED_TYPE: Final = "application/octet-stream"
-"""What aiohttp calls a body that came without a type."""
-
 _NOTHING: Final = "-"
 """Stands for the method and path of a request that could not be read."""
 
@@ -309,8 +306,6 @@ async def announce(request: web.Request, response: web.StreamResponse) -> None:
     gateway = request.app[GATEWAY]
     if "aiohttp" in response.headers.get(hdrs.SERVER, ""):
         response.headers[hdrs.SERVER] = _SERVER
-    if record.untyped and response.headers.get(hdrs.CONTENT_TYPE) == _INVENTED_TYPE:
-        del response.headers[hdrs.CONTENT_TYPE]
     if gateway.draining:
         _close_after(response)
     _set_headers(response, record, gateway)

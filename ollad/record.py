@@ -36,7 +36,6 @@ class RequestRecord:
         response_bytes: size of the response body sent so far.
         first_byte: seconds from arrival to the first byte of the reply, or None.
         streamed: whether the reply was a stream of events.
-        untyped: whether the backend's reply has no Content-Type, so that none is invented.
         attempts: upstream attempts made.
         cache_hit: ``true``, ``false`` or ``unknown``; None where it has no meaning.
         spec_decode: the same for speculative decoding.
@@ -59,7 +58,6 @@ class RequestRecord:
     response_bytes: int = 0
     first_byte: float | None = None
     streamed: bool = False
-    untyped: bool = False
     attempts: int = 0
     cache_hit: str | None = None
     spec_decode: str | None = None

@@ -97,7 +97,6 @@ class ClientSink:
 
     def plan(self, head: ReplyHead) -> Plan:
         """Hold errors, which may be retried, and JSON whose figures are wanted."""
-        self._record.untyped = not head.content_type
         if self._request.method == "HEAD":
             return Plan.DROP
         if head.content_length is not None and head.content_length > HELD_REPLY_BYTES:

@@ -4,7 +4,7 @@ aiohttp serves the connection. What it does for each write of a response (a coro
 drain) is done here by one call of the transport, since a stream consists of little else. That
 relies on what aiohttp does not promise: that a response which says it has been sent is left alone,
 and that the writer's ``output_size`` tells whether anything was. It is confined to this module, and
-``tests/wire/test_downstream.py`` watches it.
+``tests/wire/relay/test_promptness.py`` watches it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,6 @@ class DownstreamReply(web.StreamResponse):
         if transport is None or transport.is_closing():
             raise ConnectionResetError("The client has gone.")
         self._transport: asyncio.Transport = transport
-        self._length = length
         self._silent = request.method == "HEAD"
         persistent = request.keep_alive and not last
         if status in _BODILESS:
