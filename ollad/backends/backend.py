@@ -5,17 +5,25 @@ Each attribute has one writer: ``snapshot`` the health task, the rest the dispat
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
+from weakref import WeakSet
 
 from ollad.backends.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from ollad.config.schema import Endpoint
 
-__all__ = ["Backend"]
+__all__ = ["Backend", "Watcher"]
 
 OVERLOAD_WEIGHT: Final = 0.1
 """What is left of the weight of a backend that just answered 429 or 503."""
+
+
+class Watcher(Protocol):
+    """What keeps something that it worked out from snapshots."""
+
+    def backend_changed(self) -> None:
+        """A snapshot has been replaced."""
 
 
 class Backend:
@@ -23,30 +31,32 @@ class Backend:
 
     Attributes:
         endpoint: its configuration.
-        snapshot: the last thing the health task saw.
+        name: the configured name.
         in_flight: requests sent there whose reply has not ended.
         overloaded_until: monotonic time before which it counts as overloaded, seconds.
         lacks: page routes that this incarnation answered with 404 or 405.
     """
 
     __slots__ = (
-        "_counted",
         "_lacks",
         "_lacks_incarnation",
         "_models",
+        "_pools",
+        "_snapshot",
         "endpoint",
         "in_flight",
+        "name",
         "overloaded_until",
-        "snapshot",
     )
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        self.snapshot = Snapshot()
+        self.name = endpoint.name
         self.in_flight = 0
         self.overloaded_until = 0.0
-        self._counted: Snapshot | None = None
+        self._snapshot = Snapshot()
         self._models: frozenset[str] = frozenset()
+        self._pools: WeakSet[Watcher] = WeakSet()
         self._lacks: set[str] = set()
         self._lacks_incarnation: str | None = None
 
@@ -58,9 +68,20 @@ class Backend:
         )
 
     @property
-    def name(self) -> str:
-        """The configured name."""
-        return self.endpoint.name
+    def snapshot(self) -> Snapshot:
+        """The last thing the health task saw; only that task assigns it."""
+        return self._snapshot
+
+    @snapshot.setter
+    def snapshot(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._models = frozenset(snapshot.model_ids)
+        for pool in self._pools:
+            pool.backend_changed()
+
+    def watch(self, pool: Watcher) -> None:
+        """Tell ``pool`` of every new snapshot, as long as it is in use."""
+        self._pools.add(pool)
 
     @property
     def routable(self) -> bool:
@@ -74,9 +95,6 @@ class Backend:
 
     def serves(self, model: str) -> bool:
         """Whether its last model list names ``model``."""
-        snapshot = self.snapshot
-        if snapshot is not self._counted:
-            self._counted, self._models = snapshot, frozenset(snapshot.model_ids)
         return model in self._models
 
     def native(self, route: str) -> bool | None:
