@@ -1,6 +1,7 @@
 """One upstream: its configuration, the last snapshot, and what dispatch counts.
 
-Each attribute has one writer: ``snapshot`` the health task, the rest the dispatcher.
+Each attribute has one writer: ``snapshot`` the health task, ``drained_at`` the operator's orders,
+the rest the dispatcher.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from ollad.backends.snapshot import Snapshot
 if TYPE_CHECKING:
     from ollad.config.schema import Endpoint
 
-__all__ = ["Backend"]
+__all__ = ["DRAINING", "Backend"]
+
+DRAINING: Final = "draining"
+"""What the state of a backend is called while an operator keeps requests away from it."""
 
 OVERLOAD_WEIGHT: Final = 0.1
 """What is left of the weight of a backend that just answered 429 or 503."""
@@ -24,6 +28,7 @@ class Backend:
     Attributes:
         endpoint: its configuration.
         snapshot: the last thing the health task saw.
+        drained_at: Unix time since when an operator keeps requests away; None: nobody does.
         in_flight: requests sent there whose reply has not ended.
         overloaded_until: monotonic time before which it counts as overloaded, seconds.
         lacks: page routes that this incarnation answered with 404 or 405.
@@ -34,6 +39,7 @@ class Backend:
         "_lacks",
         "_lacks_incarnation",
         "_models",
+        "drained_at",
         "endpoint",
         "in_flight",
         "overloaded_until",
@@ -43,6 +49,7 @@ class Backend:
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.snapshot = Snapshot()
+        self.drained_at: float | None = None
         self.in_flight = 0
         self.overloaded_until = 0.0
         self._counted: Snapshot | None = None
@@ -51,9 +58,8 @@ class Backend:
         self._lacks_incarnation: str | None = None
 
     def __repr__(self) -> str:
-        snapshot = self.snapshot
         return (
-            f"<Backend {self.name} {snapshot.state} w={snapshot.weight:.2f} "
+            f"<Backend {self.name} {self.state} w={self.snapshot.weight:.2f} "
             f"in-flight={self.in_flight}>"
         )
 
@@ -65,11 +71,29 @@ class Backend:
     @property
     def routable(self) -> bool:
         """Whether requests may be sent there."""
-        return self.snapshot.state.routable
+        return self.drained_at is None and self.snapshot.state.routable
+
+    @property
+    def state(self) -> str:
+        """What operators are told: ``DRAINING``, or the state of its snapshot."""
+        return self.snapshot.state.value if self.drained_at is None else DRAINING
+
+    @property
+    def reason(self) -> str:
+        """Why it is in that state."""
+        snapshot = self.snapshot
+        if self.drained_at is None:
+            return snapshot.reason
+        return f"by an operator's order; otherwise {snapshot.state}: {snapshot.reason}"
+
+    @property
+    def since(self) -> float:
+        """When that state began, Unix seconds; 0: not probed yet."""
+        return self.snapshot.since if self.drained_at is None else self.drained_at
 
     def weight(self, now: float) -> float:
         """Its weight, 0..1, at monotonic time ``now``, overload included."""
-        weight = self.snapshot.weight
+        weight = 0.0 if self.drained_at is not None else self.snapshot.weight
         return weight * OVERLOAD_WEIGHT if now < self.overloaded_until else weight
 
     def serves(self, model: str) -> bool:

@@ -48,7 +48,7 @@ def _unready(gateway: Gateway) -> str | None:
     pool = gateway.runtime.pool
     if pool.routable():
         return None
-    states = ", ".join(f"{backend.name} is {backend.snapshot.state}" for backend in pool)
+    states = ", ".join(f"{backend.name} is {backend.state}" for backend in pool)
     return f"no backend takes requests: {states}"
 
 
@@ -97,9 +97,9 @@ def _endpoint(backend: Backend, now: float) -> dict[str, Any]:
         "name": backend.name,
         "url": _safe(backend.endpoint.url),
         "type": backend.endpoint.type,
-        "state": snapshot.state.value,
-        "reason": snapshot.reason,
-        "since": iso_time(snapshot.since or None),
+        "state": backend.state,
+        "reason": backend.reason,
+        "since": iso_time(backend.since or None),
         "last_check": iso_time(snapshot.checked),
         "failures": snapshot.failures,
         "priority": backend.endpoint.priority,

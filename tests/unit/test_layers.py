@@ -27,6 +27,7 @@ LAYERS = (
     ("cli",),
     ("daemon",),
     ("reload", "systemd"),
+    ("maintenance",),
     ("control",),
     ("server",),
     ("connection", "middleware"),

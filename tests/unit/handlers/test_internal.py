@@ -114,6 +114,18 @@ async def test_the_status_holds_no_secret(serve: Serve) -> None:
     assert '"https://sgl.example:30000/base"' in text
 
 
+async def test_a_drained_backend_is_shown_as_draining(serve: Serve) -> None:
+    backend = make_backend("sgl-a", since=1795348800.0)
+    backend.drained_at = 1795348805.25
+    client = await serve(status, backend)
+    document = await (await client.get("/")).json()
+    [endpoint] = document["endpoints"]
+    assert (endpoint["state"], endpoint["weight"]) == ("draining", 0)
+    assert endpoint["since"] == "2026-11-22T12:00:05.250Z"
+    assert document["reason"] == "no backend takes requests: sgl-a is draining"
+    assert document["models"] == []
+
+
 async def test_an_overloaded_backend_says_so(serve: Serve) -> None:
     backend = make_backend()
     backend.overloaded_until = 1000.5
