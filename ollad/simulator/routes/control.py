@@ -89,4 +89,4 @@ async def fail(service: Service, request: web.Request) -> web.StreamResponse:
     if not isinstance(rate, (int, float)) or not 0 <= rate <= 1 or mode not in known:
         raise text_error(f"'rate' is a number from 0 to 1, 'mode' one of {', '.join(known)}")
     service.faults.change(rate, FailMode(mode))
-    return empty(204)
+    return empty()

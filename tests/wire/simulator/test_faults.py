@@ -35,7 +35,7 @@ def asked(path: str, *, stream: bool) -> bytes:
 
 async def order(server: SimulatedServer, mode: str, rate: float = 1.0) -> None:
     reply = await ask(server, request("PUT", "/simulator/faults", {"mode": mode, "rate": rate}))
-    assert " 204 " in reply.status
+    assert " 200 " in reply.status
 
 
 async def everything(server: SimulatedServer, raw: bytes) -> bytes:
@@ -44,7 +44,7 @@ async def everything(server: SimulatedServer, raw: bytes) -> bytes:
     writer.write(raw)
     received = b""
     with suppress(TimeoutError, ConnectionError):
-        async with asyncio.timeout(0.4):
+        async with asyncio.timeout(0.15):
             while data := await reader.read(65_536):
                 received += data
     writer.close()
