@@ -103,12 +103,12 @@ async def test_11_a_backend_that_dies_and_comes_back_is_noticed_within_three_che
     fake.scripts[ROUTE] = GOOD
     async with running(endpoint(fake), health=Health(rise=2)) as ollad:
         pool = ollad.gateway.runtime.pool
-        await fake.stop()
         before = checks(ollad)
+        await fake.stop()
         await until(lambda: not pool.routable())
         assert 1 <= checks(ollad) - before <= 2  # one may have been under way
-        await fake.start(fake.port)
         before = checks(ollad)
+        await fake.start(fake.port)
         await until(lambda: bool(pool.routable()))
         assert 2 <= checks(ollad) - before <= 3
         response, _ = await ollad.post(ROUTE, CHAT)
