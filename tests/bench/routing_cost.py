@@ -10,6 +10,7 @@ import sys
 import time
 import timeit
 import tracemalloc
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ def main() -> int:
     print(f"{'what':48} {'microseconds':>12}")
     for size, messages in ((1 << 10, 2), (1 << 15, 16), (1 << 20, 64)):
         document = _chat(size, messages)
-        _report(f"read a chat of {size >> 10} KiB", lambda d=document: _read(reader, d))
+        _report(f"read a chat of {size >> 10} KiB", partial(_read, reader, document))
     for backends in (16, 256):
         _choice(reader, backends)
     _memory()
