@@ -1,4 +1,4 @@
-"""The control socket: how ``ollad reload`` speaks to the running daemon.
+"""The control socket: how ``ollad reload`` and ``ollad backend`` speak to the running daemon.
 
 HTTP over a Unix socket that only the daemon's own user and root can open.
 """
@@ -10,16 +10,17 @@ import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from aiohttp import web
 
+from ollad import __version__
 from ollad.responses import json_response
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Mapping
 
-__all__ = ["ControlServer", "Verdict", "control_path"]
+__all__ = ["ControlServer", "Orders", "Verdict", "control_path"]
 
 _NAME: Final = "control.sock"
 _OWNER_ONLY: Final = 0o177
@@ -33,10 +34,25 @@ class Verdict:
     Attributes:
         accepted: whether it was carried out.
         messages: what was done, or why not; a line each.
+        under_way: requests that the backend concerned has not answered in full.
     """
 
     accepted: bool
     messages: tuple[str, ...]
+    under_way: int = 0
+
+
+class Orders(Protocol):
+    """What carries out the commands."""
+
+    async def reload(self, path: str | None) -> Verdict:
+        """Take on the configuration in the file ``path``, or in the usual one for None."""
+
+    def drain_backend(self, name: str) -> Verdict:
+        """Send no new requests to the backend called ``name``."""
+
+    def enable_backend(self, name: str) -> Verdict:
+        """Let the backend called ``name`` have requests again."""
 
 
 def control_path(environ: Mapping[str, str]) -> Path:
@@ -59,12 +75,14 @@ class ControlServer:
 
     Args:
         path: of the socket.
-        reload: carries out a reload, given the path of the file to load, or None for the usual.
+        orders: carries the commands out.
+        config_file: the usual file, for who asks which one was loaded.
     """
 
-    def __init__(self, path: Path, reload: Callable[[str | None], Awaitable[Verdict]]) -> None:
+    def __init__(self, path: Path, orders: Orders, *, config_file: str = "") -> None:
         self._path = path
-        self._reload = reload
+        self._orders = orders
+        self._config_file = config_file
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -76,6 +94,8 @@ class ControlServer:
         listener = await asyncio.to_thread(_bind, self._path)
         app = web.Application()
         app.router.add_post("/reload", self._on_reload)
+        app.router.add_post("/drain", self._on_drain)
+        app.router.add_post("/enable", self._on_enable)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         await web.SockSite(self._runner, listener).start()
@@ -88,10 +108,38 @@ class ControlServer:
             await asyncio.to_thread(self._path.unlink, missing_ok=True)
 
     async def _on_reload(self, request: web.Request) -> web.Response:
-        order: Any = await request.json()
-        path = order.get("config") if isinstance(order, dict) else None
-        verdict = await self._reload(path if isinstance(path, str) else None)
-        return json_response({"accepted": verdict.accepted, "messages": verdict.messages})
+        path = await _argument(request, "config")
+        verdict = await self._orders.reload(path)
+        return _told(verdict, config=path or self._config_file)
+
+    async def _on_drain(self, request: web.Request) -> web.Response:
+        name = await _argument(request, "name")
+        return _told(self._orders.drain_backend(name or ""))
+
+    async def _on_enable(self, request: web.Request) -> web.Response:
+        name = await _argument(request, "name")
+        return _told(self._orders.enable_backend(name or ""))
+
+
+async def _argument(request: web.Request, name: str) -> str | None:
+    """The text under ``name`` in the order, or None."""
+    order: Any = await request.json()
+    argument = order.get(name) if isinstance(order, dict) else None
+    return argument if isinstance(argument, str) else None
+
+
+def _told(verdict: Verdict, **more: Any) -> web.Response:
+    """The verdict, and who gives it."""
+    return json_response(
+        {
+            "accepted": verdict.accepted,
+            "messages": verdict.messages,
+            "under_way": verdict.under_way,
+            "pid": os.getpid(),
+            "version": __version__,
+            **more,
+        }
+    )
 
 
 def _bind(path: Path) -> socket.socket:
@@ -99,7 +147,7 @@ def _bind(path: Path) -> socket.socket:
     path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     if path.is_socket():
         if _answers(path):
-            raise FileExistsError(f"another ollad listens on {path}")
+            raise FileExistsError("another ollad takes its orders there")
         path.unlink()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(_OWNER_ONLY)

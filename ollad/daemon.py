@@ -22,6 +22,7 @@ from ollad.gateway import Gateway, Runtime
 from ollad.headers import TrustedProxies
 from ollad.health.fetch import open_session as open_probe_session
 from ollad.health.schedule import HealthMonitor
+from ollad.maintenance import drain, enable
 from ollad.metrics import Telemetry
 from ollad.relay.forward import Relay
 from ollad.relay.pool import ConnectionPools
@@ -47,6 +48,13 @@ _COLLECT_AFTER: Final = 20_000
 _CUT_SECONDS: Final = 1.0
 """How long requests that were cut off may take to end."""
 
+_NO_CONTROL: Final = (
+    "SIGHUP still reloads. For 'ollad reload' and 'ollad backend', start this daemon with a "
+    "runtime directory of its own that it can write to, as in "
+    "RUNTIME_DIRECTORY=/run/ollad-2 ollad serve ..."
+)
+"""What to do about a control socket that cannot be had."""
+
 
 class Daemon:
     """One ollad, from its configuration to its end.
@@ -56,6 +64,7 @@ class Daemon:
         logger: where everything is logged.
         lines: what the log lines go through, for its count of lost ones.
         load: reads the configuration anew, from a given file or the usual one; None: no reloads.
+        config_file: the usual file.
         environ: tells of the service manager, if there is one.
 
     Attributes:
@@ -69,12 +78,14 @@ class Daemon:
         *,
         lines: LineWriter | None = None,
         load: Callable[[str | None], Config] | None = None,
+        config_file: str = "",
         environ: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._config = config
         self._logger = logger
         self._lines = lines
         self._load = load
+        self._config_file = config_file
         self._environ = environ
         self._notifier = Notifier(environ)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -183,11 +194,13 @@ class Daemon:
     async def _open_control(self) -> None:
         """Take orders at the control socket; without one, SIGHUP is left to reload."""
         path = control_path(self._environ)
-        control = ControlServer(path, self.reload)
+        control = ControlServer(path, self, config_file=self._config_file)
         try:
             await control.start()
         except OSError as error:
-            self._logger.warning("no control socket", path=str(path), reason=str(error))
+            self._logger.warning(
+                "no control socket", path=str(path), reason=str(error), advice=_NO_CONTROL
+            )
             return
         self._exits.push_async_callback(control.close)
 
@@ -204,6 +217,19 @@ class Daemon:
             return verdict
         finally:
             self._notifier.ready(self._status() + remark)
+
+    def drain_backend(self, name: str) -> Verdict:
+        """Send no new requests to a backend; see ``maintenance.drain``."""
+        return drain(self._require_gateway(), name, self._logger)
+
+    def enable_backend(self, name: str) -> Verdict:
+        """Let a backend have requests again; see ``maintenance.enable``."""
+        return enable(self._require_gateway(), name, self._logger)
+
+    def _require_gateway(self) -> Gateway:
+        if self._gateway is None:
+            raise RuntimeError("orders are taken once the daemon has started")
+        return self._gateway
 
     def _on_hangup(self) -> None:
         self._keep(self.reload(), "reload")

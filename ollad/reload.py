@@ -17,6 +17,7 @@ from ollad.control import Verdict
 from ollad.errors import ConfigError
 from ollad.gateway import Runtime
 from ollad.headers import TrustedProxies
+from ollad.maintenance import carry_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,6 +84,7 @@ class Reloader:
         )
         self._monitor.adopt(pool, config.health)
         await self._monitor.wait_first_round()
+        carry_over(gateway.runtime.pool, pool)
         gateway.runtime = Runtime(config, pool, TrustedProxies(config.server.trusted_proxies))
         gateway.conversations.resize(config.conversations)
         await self._monitor.retire(pool)

@@ -1,6 +1,7 @@
 """One upstream: its configuration, the last snapshot, and what dispatch counts.
 
-Each attribute has one writer: ``snapshot`` the health task, the rest the dispatcher.
+Each attribute has one writer: ``snapshot`` the health task, ``drained_at`` the operator's orders,
+the rest the dispatcher.
 """
 
 from __future__ import annotations
@@ -8,22 +9,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakSet
 
+from ollad.backends.breaker import Breaker
 from ollad.backends.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from ollad.config.schema import Endpoint
 
-__all__ = ["Backend", "Watcher"]
+__all__ = ["DRAINING", "Backend", "Watcher"]
+
+DRAINING: Final = "draining"
+"""What the state of a backend is called while an operator keeps requests away from it."""
 
 OVERLOAD_WEIGHT: Final = 0.1
 """What is left of the weight of a backend that just answered 429 or 503."""
 
 
 class Watcher(Protocol):
-    """What keeps something that it worked out from snapshots."""
+    """What keeps something that it worked out from the state of backends."""
 
     def backend_changed(self) -> None:
-        """A snapshot has been replaced."""
+        """A snapshot has been replaced, or an operator's order given."""
 
 
 class Backend:
@@ -34,15 +39,18 @@ class Backend:
         name: the configured name.
         in_flight: requests sent there whose reply has not ended.
         overloaded_until: monotonic time before which it counts as overloaded, seconds.
+        breaker: the failures of requests that were sent there.
         lacks: page routes that this incarnation answered with 404 or 405.
     """
 
     __slots__ = (
+        "_drained_at",
         "_lacks",
         "_lacks_incarnation",
         "_models",
         "_pools",
         "_snapshot",
+        "breaker",
         "endpoint",
         "in_flight",
         "name",
@@ -54,16 +62,17 @@ class Backend:
         self.name = endpoint.name
         self.in_flight = 0
         self.overloaded_until = 0.0
+        self.breaker = Breaker()
         self._snapshot = Snapshot()
         self._models: frozenset[str] = frozenset()
+        self._drained_at: float | None = None
         self._pools: WeakSet[Watcher] = WeakSet()
         self._lacks: set[str] = set()
         self._lacks_incarnation: str | None = None
 
     def __repr__(self) -> str:
-        snapshot = self.snapshot
         return (
-            f"<Backend {self.name} {snapshot.state} w={snapshot.weight:.2f} "
+            f"<Backend {self.name} {self.state} w={self.snapshot.weight:.2f} "
             f"in-flight={self.in_flight}>"
         )
 
@@ -76,21 +85,52 @@ class Backend:
     def snapshot(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self._models = frozenset(snapshot.model_ids)
-        for pool in self._pools:
-            pool.backend_changed()
+        self._changed()
+
+    @property
+    def drained_at(self) -> float | None:
+        """Unix time since when an operator keeps requests away; None: nobody does."""
+        return self._drained_at
+
+    @drained_at.setter
+    def drained_at(self, wall: float | None) -> None:
+        self._drained_at = wall
+        self._changed()
 
     def watch(self, pool: Watcher) -> None:
-        """Tell ``pool`` of every new snapshot, as long as it is in use."""
+        """Tell ``pool`` of every change, as long as it is in use."""
         self._pools.add(pool)
+
+    def _changed(self) -> None:
+        for pool in self._pools:
+            pool.backend_changed()
 
     @property
     def routable(self) -> bool:
         """Whether requests may be sent there."""
-        return self.snapshot.state.routable
+        return self._drained_at is None and self._snapshot.state.routable
+
+    @property
+    def state(self) -> str:
+        """What operators are told: ``DRAINING``, or the state of its snapshot."""
+        return self.snapshot.state.value if self.drained_at is None else DRAINING
+
+    @property
+    def reason(self) -> str:
+        """Why it is in that state."""
+        snapshot = self.snapshot
+        if self.drained_at is None:
+            return snapshot.reason
+        return f"by an operator's order; otherwise {snapshot.state}: {snapshot.reason}"
+
+    @property
+    def since(self) -> float:
+        """When that state began, Unix seconds; 0: not probed yet."""
+        return self.snapshot.since if self.drained_at is None else self.drained_at
 
     def weight(self, now: float) -> float:
         """Its weight, 0..1, at monotonic time ``now``, overload included."""
-        weight = self.snapshot.weight
+        weight = 0.0 if self._drained_at is not None else self._snapshot.weight
         return weight * OVERLOAD_WEIGHT if now < self.overloaded_until else weight
 
     def serves(self, model: str) -> bool:

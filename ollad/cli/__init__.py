@@ -31,7 +31,7 @@ EX_UNAVAILABLE: Final = 69
 EX_CONFIG: Final = 78
 """The configuration cannot be used (sysexits.h); the unit does not restart after it."""
 
-_COMMANDS: Final = ("serve", "check", "probe", "top", "simulate", "reload")
+_COMMANDS: Final = ("serve", "check", "probe", "top", "simulate", "reload", "backend")
 
 
 def make_parser(names: Sequence[str] = _COMMANDS) -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import faulthandler
 import os
 import sys
@@ -70,15 +71,49 @@ def run(options: argparse.Namespace) -> int:
     server = config.server
     lines = configure(config.logging, stream=sys.stderr.buffer, environ=os.environ)
     logger = structlog.get_logger()
-    daemon = Daemon(config, logger, lines=lines, load=load, environ=os.environ)
+    daemon = Daemon(
+        config,
+        logger,
+        lines=lines,
+        load=load,
+        config_file=str(Path(options.config).absolute()),
+        environ=os.environ,
+    )
     # a watchdog that ends the process shall leave a trace of where it hung
     faulthandler.enable(sys.__stderr__ or sys.stderr)
     try:
         uvloop.run(daemon.run())
     except ListenError as error:
-        logger.error("cannot listen", host=server.host, port=server.port, reason=str(error))  # noqa: TRY400 - says it all
+        logger.error(  # noqa: TRY400 - it says it all
+            "cannot listen",
+            host=server.host,
+            port=server.port,
+            reason=str(error),
+            advice=_advice(error.__cause__),
+        )
         return EX_FAILED
     return EX_OK
+
+
+def _advice(cause: BaseException | None) -> str:
+    """What to do about an address that cannot be listened on."""
+    match cause:
+        case OSError(errno=errno.EADDRINUSE):
+            return (
+                "something else listens there, perhaps another ollad: stop it, or choose another "
+                "port with --port or server.port"
+            )
+        case OSError(errno=errno.EADDRNOTAVAIL):
+            return (
+                "this machine has no such address: choose one of its own with --host or "
+                "server.host; 0.0.0.0 is all of them"
+            )
+        case OSError(errno=errno.EACCES):
+            return (
+                "a port below 1024 needs a privilege, which docs/install.md says how to give; or "
+                "choose another port with --port or server.port"
+            )
+    return "choose another address with --host or server.host"
 
 
 def _loader(options: argparse.Namespace) -> Callable[[str | None], Config]:

@@ -100,7 +100,7 @@ def _unsent_bytes(request: web.Request) -> int:
 
 def _states(gateway: Gateway) -> States:
     pool = gateway.runtime.pool
-    return gateway.draining, tuple((backend.name, backend.snapshot.state) for backend in pool)
+    return gateway.draining, tuple((backend.name, backend.state) for backend in pool)
 
 
 def _document(gateway: Gateway) -> dict[str, object]:

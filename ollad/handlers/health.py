@@ -43,7 +43,7 @@ def _entry(backend: Backend, now: float) -> dict[str, Any]:
     """One backend: its name, the page's seven fields, its weight."""
     return {
         "name": backend.name,
-        "status": backend.snapshot.state.value,
+        "status": backend.state,
         **_fields(backend),
         "weight": round(backend.weight(now), 4),
     }
@@ -60,7 +60,7 @@ def _fields(backend: Backend) -> dict[str, Any]:
     if snapshot.state in (State.UNKNOWN, State.DOWN):
         fields: dict[str, Any] = dict.fromkeys(_FIELDS)
         return fields
-    ready = backend.routable
+    ready = snapshot.state.routable  # a model stays loaded while its backend drains
     native = snapshot.native_health or _NO_NATIVE
     derived = {
         "model_loaded": ready and bool(snapshot.models),

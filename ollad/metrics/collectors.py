@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from ollad.backends.backend import DRAINING
 from ollad.backends.snapshot import State
 
 if TYPE_CHECKING:
@@ -107,6 +108,6 @@ def _states(backends: Iterable[Backend]) -> GaugeMetricFamily:
         labels=("backend", "state"),
     )
     for backend in backends:
-        for state in State:
-            family.add_metric((backend.name, state.value), float(backend.snapshot.state is state))
+        for state in (*(state.value for state in State), DRAINING):
+            family.add_metric((backend.name, state), float(backend.state == state))
     return family

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
 import structlog
 
+import ollad
 from ollad.config.schema import Config, Conversations, Server
 from ollad.control import ControlServer, Verdict
 from ollad.daemon import Daemon
@@ -60,6 +62,7 @@ async def running(fake: FakeSGLang, tmp_path: Path) -> AsyncIterator[Running]:
         files.config,
         structlog.get_logger(),
         load=files.load,
+        config_file="/etc/usual.yaml",
         environ={"RUNTIME_DIRECTORY": str(tmp_path)},
     )
     await daemon.start()
@@ -171,32 +174,95 @@ async def test_the_control_socket_tells_the_verdict_and_belongs_to_its_owner(
         assert json.loads(await response.read()) == {
             "accepted": False,
             "messages": ["f:1:1: no", "f:2:1: nor this"],
+            "under_way": 0,
+            "pid": os.getpid(),
+            "version": ollad.__version__,
+            "config": "/etc/usual.yaml",
         }
 
 
 async def test_a_second_daemon_leaves_the_control_socket_to_the_first(
     running: Running, tmp_path: Path
 ) -> None:
-    assert running.daemon.port
-
-    async def never(_path: str | None) -> Verdict:
-        raise AssertionError
-
     with pytest.raises(FileExistsError):
-        await ControlServer(tmp_path / "control.sock", never).start()
+        await ControlServer(tmp_path / "control.sock", running.daemon).start()
     assert await asyncio.to_thread((tmp_path / "control.sock").exists)
 
 
-async def test_a_socket_left_by_a_dead_daemon_is_replaced(tmp_path: Path) -> None:
-    async def accept(_path: str | None) -> Verdict:
-        return Verdict(True, ())
+async def test_a_second_daemon_serves_and_says_how_to_have_a_control_socket(
+    fake: FakeSGLang, tmp_path: Path, running: Running
+) -> None:
+    assert running.daemon.port
+    second = Daemon(
+        Config(endpoints=(endpoint(fake),), server=Server(port=0)),
+        structlog.get_logger(),
+        load=running.files.load,
+        environ={"RUNTIME_DIRECTORY": str(tmp_path)},
+    )
+    with structlog.testing.capture_logs() as logged:
+        await second.start()
+    await second.close()
+    (warning,) = [line for line in logged if line["event"] == "no control socket"]
+    assert "another ollad" in warning["reason"]
+    assert "RUNTIME_DIRECTORY=" in warning["advice"]
 
-    path = tmp_path / "control.sock"
-    first = ControlServer(path, accept)
+
+async def test_a_drained_backend_finishes_what_it_has_gets_nothing_new_and_stays_so(
+    running: Running, fake: FakeSGLang, tmp_path: Path
+) -> None:
+    go_on = asyncio.Event()
+
+    async def slow(exchange: Exchange) -> None:
+        await exchange.send(STREAM_HEAD + chunked(b"data: 1\n\n"))
+        await go_on.wait()
+        await exchange.send(chunked(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+
+    other = FakeSGLang()
+    other.scripts["/v1/chat/completions"] = reply({"choices": []})
+    fake.scripts["/v1/chat/completions"] = slow
+    async with (
+        serving(other),
+        running.session.post(f"{PREFIX}/v1/chat/completions", json={**CHAT, "stream": True}) as on,
+    ):
+        assert await on.content.readany() == b"data: 1\n\n"
+        assert (await ordered(tmp_path, "drain", "old"))["under_way"] == 1
+        assert (await running.chat()).status == 503
+
+        # a change to the endpoint makes a new backend of the same name
+        again = endpoint(fake, "old", priority=7)
+        running.files.config = replace(
+            running.files.config, endpoints=(again, endpoint(other, "new"))
+        )
+        assert (await running.daemon.reload()).accepted
+        served = {(await running.chat()).headers["X-Olla-Endpoint"] for _ in range(6)}
+        assert served == {"new"}
+
+        go_on.set()
+        assert await on.content.read() == b"data: [DONE]\n\n"
+    fake.scripts["/v1/chat/completions"] = reply({"choices": []})
+    assert (await ordered(tmp_path, "drain", "gone"))["accepted"] is False
+    await ordered(tmp_path, "drain", "new")
+    assert (await ordered(tmp_path, "enable", "old"))["accepted"] is True
+    assert (await running.chat()).headers["X-Olla-Endpoint"] == "old"
+
+
+async def ordered(folder: Path, command: str, name: str) -> Any:
+    """What the daemon says to an order at its control socket."""
+    connector = aiohttp.UnixConnector(str(folder / "control.sock"))
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        session.post(f"http://ollad/{command}", json={"name": name}) as response,
+    ):
+        return json.loads(await response.read())
+
+
+async def test_a_socket_left_by_a_dead_daemon_is_replaced(running: Running, tmp_path: Path) -> None:
+    path = tmp_path / "left" / "control.sock"
+    first = ControlServer(path, running.daemon)
     await first.start()
     assert first._runner is not None
     await first._runner.cleanup()  # as a killed process leaves it: the file stays
-    second = ControlServer(path, accept)
+    second = ControlServer(path, running.daemon)
     await second.start()
     await second.close()
     assert not await asyncio.to_thread(path.exists)

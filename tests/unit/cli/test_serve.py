@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import structlog
 
 from ollad.cli import EX_CONFIG, EX_FAILED, EX_OK, main, serve
 from ollad.errors import ListenError
@@ -101,3 +103,23 @@ def test_a_bad_file_is_not_served(
 def test_an_address_that_cannot_be_listened_on_fails(started: Started, config: str) -> None:
     started.fault = ListenError("Address already in use")
     assert main(["serve", "--config", config]) == EX_FAILED
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.EADDRINUSE, "choose another port with --port"),
+        (errno.EADDRNOTAVAIL, "one of its own with --host"),
+        (errno.EACCES, "docs/install.md"),
+        (errno.EINVAL, "--host or server.host"),
+    ],
+)
+def test_it_is_said_what_to_do_about_an_address_that_cannot_be_listened_on(
+    started: Started, config: str, number: int, advice: str
+) -> None:
+    started.fault = ListenError("no")
+    started.fault.__cause__ = OSError(number, "no")
+    with structlog.testing.capture_logs() as logged:
+        assert main(["serve", "--config", config]) == EX_FAILED
+    (line,) = logged
+    assert advice in line["advice"]

@@ -44,6 +44,17 @@ async def test_one_backend_gives_the_pages_document(serve: Serve) -> None:
     assert endpoints == [{"name": "sgl-a", **PAGE_FIELDS, "weight": 0.5}]
 
 
+async def test_a_draining_backend_says_so_and_keeps_its_model_loaded(serve: Serve) -> None:
+    drained, other = page_backend("sgl-a"), page_backend("sgl-b")
+    drained.drained_at = 5.0
+    client = await serve(health, drained, other)
+    document = await (await client.get("/")).json()
+    entries = document.pop("endpoints")
+    assert entries[0] == {"name": "sgl-a", **PAGE_FIELDS, "status": "draining", "weight": 0}
+    assert document == PAGE_FIELDS
+    assert (await client.get("/?endpoint=sgl-a")).status == 503
+
+
 async def test_counts_are_summed_and_usage_is_weighted_by_kv_size(serve: Serve) -> None:
     client = await serve(
         health,

@@ -45,6 +45,18 @@ def test_exactly_one_state_is_1() -> None:
     assert sample("ollad_backend_up", {"backend": "sgl-a"}) == 0
 
 
+def test_a_drained_backend_is_draining_and_in_no_other_state() -> None:
+    backend = make_backend()
+    labels = {"backend": "sgl-a", "state": "draining"}
+    assert registry_of(backend).get_sample_value("ollad_backend_state", labels) == 0
+    backend.drained_at = 5.0
+    sample = registry_of(backend).get_sample_value
+    assert sample("ollad_backend_state", labels) == 1
+    assert sample("ollad_backend_state", {**labels, "state": "healthy"}) == 0
+    assert sample("ollad_backend_up", {"backend": "sgl-a"}) == 0
+    assert sample("ollad_backend_weight_ratio", {"backend": "sgl-a"}) == 0
+
+
 def test_overload_shows_in_the_weight() -> None:
     backend = make_backend()
     backend.overloaded_until = 10.0

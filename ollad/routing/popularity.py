@@ -1,0 +1,54 @@
+"""Which prefixes are shared by many requests, wherever these went."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+__all__ = ["Popularity"]
+
+_MAX_BLOCKS: Final = 1 << 17
+
+
+class Popularity:
+    """Counts sightings of blocks, forgetting those of long ago.
+
+    Two generations of counts: when the younger one is full the older one is dropped.
+
+    Args:
+        threshold: sightings after which a block is popular.
+        max_blocks: how many blocks to count at most, in both generations together.
+    """
+
+    __slots__ = ("_max_blocks", "_old", "_threshold", "_young")
+
+    def __init__(self, threshold: int, max_blocks: int = _MAX_BLOCKS) -> None:
+        self._threshold = threshold
+        self._max_blocks = max_blocks
+        self._young: Counter[int] = Counter()
+        self._old: Counter[int] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
+    def see(self, chain: tuple[int, ...]) -> None:
+        """Count each block of ``chain`` once more."""
+        if 2 * len(self._young) >= self._max_blocks:
+            self._old, self._young = self._young, Counter()
+        self._young.update(chain)
+
+    def popular(self, chain: tuple[int, ...]) -> int:
+        """How many first blocks of ``chain`` are popular.
+
+        A block is seen no more often than the block before it, so they are found by bisection.
+        """
+        young, old, threshold = self._young.get, self._old.get, self._threshold
+        low, high = 0, len(chain)
+        while low < high:
+            middle = (low + high) >> 1
+            block = chain[middle]
+            if young(block, 0) + old(block, 0) >= threshold:
+                low = middle + 1
+            else:
+                high = middle
+        return low

@@ -1,0 +1,225 @@
+"""The default policy: the backend where the first token is expected soonest.
+
+    cost = (due + (W + n) x own + (1 + n) x shared + c x in flight) / weight
+
+``due`` is what the backend has been sent and must prefill yet; ``own`` what it would have to
+prefill of this prompt alone; ``shared`` the part of the same that many requests have in common;
+``n`` how many requests wait for their prefill at the backend where the fewest do.
+
+There are two prices because to prefill one conversation's history a second time is waste (W), while
+a prefix that many share is an investment wherever it goes (1). With one price, 1 for all forgets
+conversations, and W for all crowds everyone onto the backend that holds a popular prefix. Both rise
+by ``n``, since what is computed needlessly delays all who come behind: not while some backend is
+idle, but where even the shortest queue is long nothing can be afforded but what is cached, and the
+queues shrink again. It is the shortest queue that tells, for a long one alone only says that one
+backend is popular, and to pay more for leaving it would make its queue longer still.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ollad.routing.index import PrefixIndex
+from ollad.routing.ledger import Ledger
+from ollad.routing.policy import Standing
+from ollad.routing.popularity import Popularity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ollad.backends.snapshot import Snapshot
+    from ollad.routing.demand import Demand
+    from ollad.routing.ledger import Due
+    from ollad.routing.policy import Candidate
+    from ollad.routing.settings import PrefixSettings
+
+__all__ = ["PrefixCache"]
+
+_IN_FLIGHT_TOKENS: Final = 64.0
+"""What a request in flight costs those after it, in tokens of prefill."""
+_NEAR: Final = 1.02
+"""Costs within this factor of the least are as good."""
+_CACHE_STEPS: Final = 16
+"""How finely the fill of caches is compared."""
+_USUAL_KV_TOKENS: Final = 500_000.0
+"""Capacity of a backend that does not say."""
+_MAX_BLOCKS: Final = 1 << 22
+"""Blocks in the indexes of all backends together, at most: some 400 MB, though no index has more
+than two fillings of its backend's cache, which is 4 MB for half a million tokens."""
+_DISBELIEF: Final = 0.1
+"""Weight of one report in the confidence."""
+_LEAST_CONFIDENCE: Final = 0.05
+_TELLING_TOKENS: Final = 256.0
+"""Predictions of fewer cached tokens are not judged: templates and page sizes blur them."""
+_INFINITE: Final = float("inf")
+
+
+class PrefixCache:
+    """Chooses by expected wait.
+
+    Args:
+        settings: what the operator said.
+        random: uniform in 0..1; decides between equals.
+    """
+
+    def __init__(self, settings: PrefixSettings, random: Callable[[], float]) -> None:
+        self._price = settings.recompute_price
+        self._random = random
+        self._popularity = Popularity(settings.popular_after)
+        self._books: dict[str, _Book] = {}
+
+    def pick(self, candidates: Sequence[Candidate], demand: Demand, now: float) -> Candidate:
+        """Choose the cheapest; of those as good the one with the emptier cache, then any."""
+        tokens = demand.tokens
+        backwards = demand.chain[::-1]
+        own = tokens - demand.prefix_tokens(self._popularity.popular(demand.chain))
+        surcharge = self._price - 1.0
+        matched, prefix = 0, 0.0
+        behind = _INFINITE
+        bids = []
+        for candidate in candidates:
+            weight = candidate.weight(now)
+            if weight <= 0:
+                continue
+            book = self._book(candidate, now)
+            ledger = book.ledger
+            found = book.index.match(backwards)
+            if found != matched:
+                matched, prefix = found, demand.prefix_tokens(found)
+            due = tokens - prefix * book.confidence
+            work = ledger.pending(now) + _IN_FLIGHT_TOKENS * candidate.in_flight
+            work += due + surcharge * min(own, due)
+            behind = min(behind, ledger.waiting)
+            bids.append((work, due, weight, candidate))
+        if not bids:
+            return min(candidates, key=_in_flight)
+        costs = [(work + behind * due) / weight for work, due, weight, _ in bids]
+        bound = min(costs) * _NEAR
+        near = [bid[3] for cost, bid in zip(costs, bids, strict=True) if cost <= bound]
+        return near[0] if len(near) == 1 else self._emptiest(near)
+
+    def begin(self, backend: Candidate, demand: Demand, now: float) -> _Ticket:
+        """Count what is sent to ``backend``, and expect it in its cache from now on."""
+        book = self._book(backend, now)
+        chain = demand.chain
+        believed = demand.prefix_tokens(book.index.match(chain[::-1]))
+        due = book.ledger.begin(
+            demand.tokens - believed * book.confidence, now, silent=demand.silent
+        )
+        if chain and book.caches:
+            book.index.add(chain, demand)
+            self._popularity.see(chain)
+        return _Ticket(book, due, demand, believed)
+
+    def forget(self, name: str) -> None:
+        """Drop the books of a backend."""
+        self._books.pop(name, None)
+        self._share_memory()
+
+    def standings(self) -> Mapping[str, Standing]:
+        """The books of each backend, as they were when it was last considered."""
+        return {name: book.standing() for name, book in self._books.items()}
+
+    def _book(self, backend: Candidate, now: float) -> _Book:
+        book = self._books.get(backend.name)
+        if book is None:
+            book = self._books[backend.name] = _Book()
+            self._share_memory()
+        if book.snapshot is not backend.snapshot:
+            book.learn(backend.snapshot, now)
+        return book
+
+    def _share_memory(self) -> None:
+        for book in self._books.values():
+            book.index.max_blocks = _MAX_BLOCKS // len(self._books)
+
+    def _emptiest(self, near: Sequence[Candidate]) -> Candidate:
+        fills = [round(_CACHE_STEPS * self._books[backend.name].fill()) for backend in near]
+        least = min(fills)
+        emptiest = [backend for backend, fill in zip(near, fills, strict=True) if fill == least]
+        return emptiest[int(self._random() * len(emptiest))]
+
+
+def _in_flight(backend: Candidate) -> int:
+    return backend.in_flight
+
+
+class _Book:
+    """What is kept of one backend."""
+
+    __slots__ = ("_incarnation", "caches", "confidence", "index", "ledger", "snapshot")
+
+    def __init__(self) -> None:
+        self.snapshot: Snapshot | None = None
+        self.index = PrefixIndex(_USUAL_KV_TOKENS, _MAX_BLOCKS)
+        self.ledger = Ledger()
+        self.confidence = 1.0
+        self.caches = True
+        self._incarnation: str | None = None
+
+    def learn(self, snapshot: Snapshot, now: float) -> None:
+        """Take in what the health task saw."""
+        self.snapshot = snapshot
+        engine, load = snapshot.engine, snapshot.load
+        self.caches = engine.radix_cache is not False
+        if engine.incarnation is not None and engine.incarnation != self._incarnation:
+            self._incarnation = engine.incarnation
+            self.index.clear()
+            self.confidence = 1.0
+        self.index.capacity = load.kv_tokens or _USUAL_KV_TOKENS
+        self.ledger.correct(load.waiting_uncached_tokens or 0, now)
+
+    def fill(self) -> float:
+        """How full its cache is, 0..1: the more of what it said and what it was sent since."""
+        known = self.snapshot.load.radix_usage if self.snapshot is not None else None
+        return max(known or 0.0, self.index.fill)
+
+    def report(self, predicted: float, actual: float) -> None:
+        """It had ``actual`` of a prompt cached, 0..1, where the index said ``predicted``."""
+        truth = min(1.0, actual / predicted)
+        confidence = self.confidence + _DISBELIEF * (truth - self.confidence)
+        self.confidence = max(_LEAST_CONFIDENCE, confidence)
+
+    def standing(self) -> Standing:
+        return Standing(
+            index_blocks=len(self.index),
+            index_bytes=self.index.memory,
+            pending_tokens=self.ledger.tokens,
+            confidence=self.confidence,
+        )
+
+
+class _Ticket:
+    """One request at one backend."""
+
+    __slots__ = ("_believed", "_book", "_demand", "_due", "_ended")
+
+    def __init__(self, book: _Book, due: Due, demand: Demand, believed: float) -> None:
+        self._book = book
+        self._due = due
+        self._demand = demand
+        self._believed = believed
+        self._ended = False
+
+    def first_byte(self, now: float) -> None:
+        """Release what was due."""
+        self._book.ledger.prefilled(self._due, now)
+
+    def end(
+        self,
+        now: float,
+        *,
+        prompt_tokens: int | None = None,
+        cached_tokens: int | None = None,
+        answer: tuple[int, ...] = (),
+    ) -> None:
+        """Release what is due still, and believe what the backend said of its cache."""
+        if self._ended:
+            return
+        self._ended = True
+        book, demand = self._book, self._demand
+        book.ledger.end(self._due, now, answered=prompt_tokens is not None)
+        if prompt_tokens and cached_tokens is not None and self._believed >= _TELLING_TOKENS:
+            book.report(self._believed / demand.tokens, cached_tokens / prompt_tokens)
+        if answer and book.caches:
+            book.index.add((*demand.chain, *answer), demand)
