@@ -27,7 +27,7 @@ from ollad.metrics import Telemetry
 from ollad.relay.forward import Relay
 from ollad.relay.pool import ConnectionPools
 from ollad.reload import Reloader
-from ollad.routing.policies import LeastConnections
+from ollad.placement import Placement
 from ollad.server import listening, make_application
 from ollad.systemd import Notifier, watchdog_seconds
 
@@ -159,17 +159,19 @@ class Daemon:
         telemetry = Telemetry()
         pools = await self._exits.enter_async_context(ConnectionPools())
         probe_session = await self._exits.enter_async_context(open_probe_session())
+        placement = Placement(config.routing, time.monotonic, random.random)
+        placement.adopt(config.routing, pool)
         gateway = self._gateway = Gateway(
             runtime=Runtime(config, pool, TrustedProxies(config.server.trusted_proxies)),
-            dispatcher=Dispatcher(
-                Relay(pools), LeastConnections(random.random), telemetry, time.monotonic
-            ),
+            dispatcher=Dispatcher(Relay(pools), placement, telemetry, time.monotonic),
             telemetry=telemetry,
             conversations=ConversationStore(config.conversations, time.monotonic),
             clock=time.monotonic,
             wall=time.time,
         )
         telemetry.bind_pool(lambda: gateway.runtime.pool)
+        telemetry.bind_placement(placement.standings, placement.room.waiting)
+        self._exits.callback(placement.room.close)
         if self._lines is not None:
             lines = self._lines
             telemetry.bind_log(lambda: lines.dropped)

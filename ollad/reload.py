@@ -85,6 +85,7 @@ class Reloader:
         self._monitor.adopt(pool, config.health)
         await self._monitor.wait_first_round()
         carry_over(gateway.runtime.pool, pool)
+        gateway.dispatcher.placement.adopt(config.routing, pool)
         gateway.runtime = Runtime(config, pool, TrustedProxies(config.server.trusted_proxies))
         gateway.conversations.resize(config.conversations)
         await self._monitor.retire(pool)

@@ -29,6 +29,7 @@ _INTEGER: Final = re.compile(r"0|-?[1-9][0-9]*")
 _TRUE: Final = frozenset({"yes", "on", "y", "true", "1", "enabled"})
 _FALSE: Final = frozenset({"no", "off", "n", "false", "0", "disabled"})
 _HIGHEST_COUNT: Final = 1_000_000_000
+_DECIMAL: Final = re.compile(r"(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,9})?", re.ASCII)
 _YAML_NAMES: Final = MappingProxyType(
     {
         "bool": "a boolean",
@@ -116,6 +117,30 @@ def _positive(text: str) -> int:
     return number
 
 
+def _count(text: str) -> int:
+    return _whole_number(text, _HIGHEST_COUNT)
+
+
+def _fraction(text: str) -> float:
+    number = _decimal(text)
+    if number > 1:
+        raise InvalidValueError("must be from 0 to 1")
+    return number
+
+
+def _factor(text: str) -> float:
+    number = _decimal(text)
+    if number < 1:
+        raise InvalidValueError("must be at least 1")
+    return number
+
+
+def _decimal(text: str) -> float:
+    if not _DECIMAL.fullmatch(text):
+        raise InvalidValueError("decimal digits only, such as 0.25")
+    return float(text)
+
+
 def _period(text: str) -> float:
     seconds = parse_duration(text)
     if not seconds:
@@ -156,6 +181,9 @@ _CONVERTERS: Final[Mapping[Kind, Callable[[str], Any]]] = MappingProxyType(
         Kind.NAME: _name,
         Kind.BOOLEAN: _boolean,
         Kind.POSITIVE: _positive,
+        Kind.COUNT: _count,
+        Kind.FRACTION: _fraction,
+        Kind.FACTOR: _factor,
         Kind.DURATION: parse_duration,
         Kind.PERIOD: _period,
         Kind.SIZE: parse_size,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
@@ -162,8 +161,8 @@ def _item_call(call: Call, item: Mapping[str, Any], model: str) -> Call:
         document["model"] = model
     if item.get("rid") is not None:
         document["rid"] = fresh_rid()
-    return replace(
-        call, method="POST", target="/generate", body=orjson.dumps(document), model=model
+    return call._replace(
+        method="POST", target="/generate", body=orjson.dumps(document), model=model
     )
 
 

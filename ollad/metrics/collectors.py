@@ -10,15 +10,23 @@ from ollad.backends.backend import DRAINING
 from ollad.backends.snapshot import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from prometheus_client.core import Metric
 
     from ollad.backends.backend import Backend
+    from ollad.routing.policy import Standing
 
-__all__ = ["BackendCollector", "DroppedLinesCollector"]
+__all__ = ["BackendCollector", "DroppedLinesCollector", "PlacementCollector"]
 
 _LABELS = ("backend",)
+
+_BOOKS = (
+    ("index_blocks", "Prompt blocks believed to be in the backend's radix cache."),
+    ("index_bytes", "What these occupy in ollad's memory, estimated."),
+    ("pending_tokens", "Tokens sent to the backend that it is believed to have to prefill yet."),
+    ("index_confidence_ratio", "How far that is believed, by what the backend reports as cached."),
+)
 
 
 class BackendCollector:
@@ -48,6 +56,11 @@ class BackendCollector:
         )
         yield _states(backends)
         yield _gauge(
+            "ollad_backend_ejected",
+            "Whether requests are kept away because they failed there.",
+            ((b, float(not b.breaker.admits(now))) for b in backends),
+        )
+        yield _gauge(
             "ollad_backend_weight_ratio",
             "Weight of the backend in the choice, overload included; 1 is the most.",
             ((b, b.weight(now)) for b in backends),
@@ -72,6 +85,48 @@ class BackendCollector:
             "Requests that the backend says are waiting, whoever sent them.",
             ((b, b.snapshot.load.waiting) for b in backends),
         )
+
+
+class PlacementCollector:
+    """What routing keeps of each backend, and who waits for one.
+
+    Args:
+        standings: gives what the policy keeps, by backend.
+        waiting: gives how many requests wait, by model; None stands for those that name none.
+    """
+
+    def __init__(
+        self,
+        standings: Callable[[], Mapping[str, Standing]],
+        waiting: Callable[[], Mapping[str | None, int]],
+    ) -> None:
+        self._standings = standings
+        self._waiting = waiting
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: the names are this collector's alone."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the books."""
+        blocks, memory, pending, confidence = (
+            GaugeMetricFamily(f"ollad_routing_{name}", documentation, labels=_LABELS)
+            for name, documentation in _BOOKS
+        )
+        for name, standing in self._standings().items():
+            blocks.add_metric((name,), standing.index_blocks)
+            memory.add_metric((name,), standing.index_bytes)
+            pending.add_metric((name,), standing.pending_tokens)
+            confidence.add_metric((name,), standing.confidence)
+        yield from (blocks, memory, pending, confidence)
+        queue = GaugeMetricFamily(
+            "ollad_queue_requests",
+            "Requests that wait because every backend has its max_concurrent.",
+            labels=("model",),
+        )
+        for model, count in self._waiting().items():
+            queue.add_metric((model or "",), count)
+        yield queue
 
 
 class DroppedLinesCollector:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ollad.routing.demand import Demand
     from ollad.routing.ledger import Due
     from ollad.routing.policy import Candidate
-    from ollad.routing.settings import PrefixSettings
+    from ollad.config.schema import PrefixSettings
 
 __all__ = ["PrefixCache"]
 

@@ -10,7 +10,7 @@ from ollad.routing.policy import Policy
 from ollad.routing.prefix_cache import PrefixCache
 from ollad.routing.priority import Priority, Tier
 from ollad.routing.round_robin import RoundRobin
-from ollad.routing.settings import PrefixSettings
+from ollad.config.schema import PrefixSettings
 
 __all__ = ["POLICIES", "Maker", "make_policy"]
 

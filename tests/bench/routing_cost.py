@@ -21,7 +21,7 @@ from ollad.routing.demand import Demand
 from ollad.routing.index import PrefixIndex
 from ollad.routing.prefix_cache import PrefixCache
 from ollad.routing.prompt import PromptReader
-from ollad.routing.settings import PrefixSettings
+from ollad.config.schema import PrefixSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
