@@ -1,42 +1,49 @@
 """From a call to an outcome: pick a backend, send, and send again where the retry rule allows.
 
-The only writer of ``in_flight`` and ``overloaded_until`` of backends.
+The only writer of ``in_flight`` of backends; what they did is noted by ``Conduct``.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from ollad.backends.breaker import eligible
+from ollad.backends.budget import RetryBudget
+from ollad.conduct import Conduct
 from ollad.errors import BackendError, BackendTimeoutError, GatewayError, UnavailableError
 from ollad.headers import request_headers
 from ollad.relay.exchange import Fault, UpstreamRequest
-from ollad.relay.retry import OVERLOADED_STATUSES, retry_reason
+from ollad.relay.retry import FREE_FAULTS, retry_reason
+from ollad.waiting import WaitingRoom
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ollad.backends.backend import Backend
     from ollad.call import Call
     from ollad.gateway import Runtime
     from ollad.metrics import Telemetry
     from ollad.record import RequestRecord
-    from ollad.relay.exchange import Outcome, ReplyHead, Sink
+    from ollad.relay.exchange import Outcome, Sink
     from ollad.relay.forward import Relay
     from ollad.routing.policies import Policy
 
 __all__ = ["Dispatcher"]
 
-OVERLOAD_SECONDS: Final = 2.0
-"""How long a backend that answered 429 or 503 counts as overloaded, unless it says longer."""
-
-_MAX_RETRY_AFTER: Final = 60.0
+_LOOK_SECONDS: Final = 1.0
+"""How long to wait for a backend to refuse a connection or not."""
 
 _UNCONNECTED: Final = frozenset({Fault.CONNECT, Fault.CONNECT_TIMEOUT})
 """Faults that say less than the reply of a backend tried before."""
 
 
 class Dispatcher:
-    """Sends calls to backends."""
+    """Sends calls to backends.
+
+    Attributes:
+        room: where requests wait while every backend that could take them is busy.
+    """
 
     def __init__(
         self, relay: Relay, policy: Policy, telemetry: Telemetry, clock: Callable[[], float]
@@ -45,6 +52,9 @@ class Dispatcher:
         self._policy = policy
         self._telemetry = telemetry
         self._clock = clock
+        self._conduct = Conduct(telemetry)
+        self._budget = RetryBudget(clock())
+        self.room: WaitingRoom[Backend] = WaitingRoom(self._free)
 
     async def dispatch(
         self, runtime: Runtime, call: Call, sink: Sink, record: RequestRecord
@@ -65,15 +75,21 @@ class Dispatcher:
         attempts = proxy.attempts
         stale_before = False
         refusal: Outcome | None = None
+        self._budget.requests += 1
         while True:
-            backend = self._policy.pick(candidates, self._clock())
+            now = self._clock()
+            if runtime.pool.limited:
+                backend = await self._admit(runtime, call, candidates, deadline)
+                now = self._clock()
+            else:
+                backend = self._choose(candidates, now)
             others = [candidate for candidate in candidates if candidate is not backend]
             attempts -= 1
             record.attempts += 1
             record.endpoint = backend.name
-            last = attempts == 0 or not others
-            request = _upstream_request(call, backend)
-            outcome = await self._attempt(runtime, request, backend, sink, call, last, deadline)
+            alone = attempts == 0 or not others
+            last = alone or self._budget.empty(now, proxy.retry_budget)
+            outcome = await self._attempt(runtime, backend, sink, call, now, last, deadline)
             reason = retry_reason(outcome)
             if reason is None:
                 break
@@ -87,6 +103,11 @@ class Dispatcher:
             if attempts == 0 or not others:
                 self._telemetry.retries_exhausted(call.family)
                 break
+            if outcome.fault not in FREE_FAULTS:
+                if last:
+                    self._telemetry.retries_exhausted(call.family)
+                    break
+                self._budget.spend(now, proxy.retry_budget)
             self._telemetry.retry(call.family, reason)
             candidates = others
         if refusal is not None and outcome.fault in _UNCONNECTED:
@@ -110,43 +131,81 @@ class Dispatcher:
             )
         return candidates
 
+    def _choose(self, candidates: Sequence[Backend], now: float) -> Backend:
+        """Pick one and count the request as in flight there."""
+        if now < self._conduct.wary_until:
+            backend = self._policy.pick(eligible(candidates, now), now)
+            backend.breaker.tried(now)
+        else:
+            backend = self._policy.pick(candidates, now)
+        backend.in_flight += 1
+        return backend
+
+    async def _admit(
+        self, runtime: Runtime, call: Call, left: Sequence[Backend], deadline: float | None
+    ) -> Backend:
+        """Like ``_choose``, once one of those ``left`` has room."""
+
+        def take() -> Backend | None:
+            now = self._clock()
+            able = [backend for backend in self._candidates(runtime, call) if backend in left]
+            free = [backend for backend in eligible(able, now) if backend.in_flight < backend.limit]
+            return self._choose(free, now) if free else None
+
+        queue = runtime.config.proxy.queue
+        patience = queue.timeout or None
+        if deadline is not None:
+            rest = max(0.0, deadline - self._clock())
+            patience = rest if patience is None else min(patience, rest)
+        return await self.room.enter(
+            call.model, call.tenant, take, size=queue.size, patience=patience
+        )
+
+    def _free(self, backend: Backend) -> None:
+        """A request there has ended, or will not begin; the next may."""
+        backend.in_flight -= 1
+        if self.room.count:
+            self.room.call()
+
     async def _attempt(
         self,
         runtime: Runtime,
-        request: UpstreamRequest,
         backend: Backend,
         sink: Sink,
         call: Call,
+        began: float,
         last: bool,
         deadline: float | None,
     ) -> Outcome:
-        backend.in_flight += 1
         label = "client_gone"
+        proxy = runtime.config.proxy
         try:
+            request = _upstream_request(call, backend)
             outcome = await self._relay.forward(
-                request, backend, sink, runtime.config.proxy, last=last, deadline=deadline
+                request, backend, sink, proxy, last=last, deadline=deadline
             )
+            if not last and await self._died(backend, outcome):
+                outcome = replace(outcome, fault=Fault.DIED)
             label = _label(outcome)
         except GatewayError:
             label = "refused"
             raise
         finally:
-            backend.in_flight -= 1
+            self._free(backend)
             self._telemetry.attempt(call.family, backend.name, label)
         if outcome.first_byte is not None:
             self._telemetry.first_byte(call.family, backend.name, outcome.first_byte)
-        self._note_overload(backend, outcome)
+        self._conduct.note(backend, outcome, began)
         return outcome
 
-    def _note_overload(self, backend: Backend, outcome: Outcome) -> None:
+    async def _died(self, backend: Backend, outcome: Outcome) -> bool:
+        """Whether the backend died under a request, before its prompt can have completed."""
+        if outcome.fault is not Fault.RESET or outcome.committed:
+            return False
         head = outcome.head
-        if outcome.fault is Fault.REFUSED:
-            seconds = OVERLOAD_SECONDS
-        elif head is not None and head.status in OVERLOADED_STATUSES:
-            seconds = max(OVERLOAD_SECONDS, _retry_after(head))
-        else:
-            return
-        backend.overloaded_until = max(backend.overloaded_until, self._clock() + seconds)
+        if head is not None and not head.event_stream:
+            return False  # a whole reply was on its way
+        return await self._relay.refused(backend, _LOOK_SECONDS)
 
     def _settle(self, call: Call, outcome: Outcome, record: RequestRecord) -> Outcome:
         fault = outcome.fault
@@ -208,15 +267,7 @@ def _label(outcome: Outcome) -> str:
             return "connect_error"
         case Fault.REFUSED:
             return "overloaded"
-        case Fault.STALE | Fault.RESET | Fault.TRUNCATED:
+        case Fault.STALE | Fault.UNSENT | Fault.RESET | Fault.DIED | Fault.TRUNCATED:
             return "reset"
         case _:
             return "timeout"
-
-
-def _retry_after(head: ReplyHead) -> float:
-    """Seconds of a Retry-After header in its numeric form (RFC 9110 §10.2.3), else 0."""
-    for name, value in head.headers:
-        if name.lower() == "retry-after" and value.isascii() and value.isdigit():
-            return min(float(value), _MAX_RETRY_AFTER)
-    return 0.0

@@ -6,6 +6,7 @@ the rest the dispatcher.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Final
 
 from ollad.backends.breaker import Breaker
@@ -18,6 +19,8 @@ __all__ = ["DRAINING", "Backend"]
 
 DRAINING: Final = "draining"
 """What the state of a backend is called while an operator keeps requests away from it."""
+
+_UNLIMITED: Final = sys.maxsize
 
 OVERLOAD_WEIGHT: Final = 0.1
 """What is left of the weight of a backend that just answered 429 or 503."""
@@ -32,6 +35,7 @@ class Backend:
         drained_at: Unix time since when an operator keeps requests away; None: nobody does.
         in_flight: requests sent there whose reply has not ended.
         overloaded_until: monotonic time before which it counts as overloaded, seconds.
+        limit: requests in flight that it is sent at most.
         breaker: the failures of requests that were sent there.
         lacks: page routes that this incarnation answered with 404 or 405.
     """
@@ -45,6 +49,7 @@ class Backend:
         "drained_at",
         "endpoint",
         "in_flight",
+        "limit",
         "overloaded_until",
         "snapshot",
     )
@@ -54,6 +59,7 @@ class Backend:
         self.snapshot = Snapshot()
         self.drained_at: float | None = None
         self.in_flight = 0
+        self.limit = endpoint.max_concurrent or _UNLIMITED
         self.overloaded_until = 0.0
         self.breaker = Breaker()
         self._counted: Snapshot | None = None

@@ -15,13 +15,18 @@ __all__ = ["Pool"]
 
 
 class Pool:
-    """An ordered, immutable collection of backends."""
+    """An ordered, immutable collection of backends.
 
-    __slots__ = ("_backends", "_by_name")
+    Attributes:
+        limited: whether some backend takes no more than so many requests at once.
+    """
+
+    __slots__ = ("_backends", "_by_name", "limited")
 
     def __init__(self, backends: Iterable[Backend]) -> None:
         self._backends = tuple(backends)
         self._by_name = {backend.name: backend for backend in self._backends}
+        self.limited = any(backend.endpoint.max_concurrent for backend in self._backends)
 
     def __iter__(self) -> Iterator[Backend]:
         return iter(self._backends)

@@ -29,6 +29,7 @@ __all__ = [
     "Media",
     "ModelFilter",
     "Proxy",
+    "Queue",
     "Routing",
     "Server",
     "child_type",
@@ -53,6 +54,8 @@ class Kind(enum.Enum):
     NAME = "a name of letters, digits, '.', '_' and '-'"
     BOOLEAN = "true or false"
     POSITIVE = "a whole number, 1 or more"
+    COUNT = "a whole number, 0 or more"
+    FRACTION = "a number from 0 to 1"
     DURATION = "a duration such as 250ms, 5s, 2m, 1h or 0"
     PERIOD = "a duration above 0 such as 250ms, 5s, 2m or 1h"
     SIZE = "a size such as 64KiB or 8MiB"
@@ -140,6 +143,11 @@ class Endpoint:
         "which then must not stand in headers.",
         False,
     )
+    max_concurrent: int = key(
+        Kind.COUNT,
+        "Requests under way there at once, beyond which others wait in proxy.queue; 0: no limit.",
+        0,
+    )
     models: ModelFilter = key(
         Kind.SECTION, "Which of the backend's models to offer.", ModelFilter()
     )
@@ -157,6 +165,14 @@ class Routing:
 
 
 @dataclass(frozen=True, slots=True)
+class Queue:
+    """``proxy.queue``: requests that wait while backends are at their max_concurrent."""
+
+    size: int = key(Kind.COUNT, "Most that wait for one model; 0: none waits.", 512)
+    timeout: float = key(Kind.DURATION, "How long one waits at most; 0 is no limit.", 30.0)
+
+
+@dataclass(frozen=True, slots=True)
 class Proxy:
     """``proxy``: patience and persistence towards backends; a timeout of 0 is no limit."""
 
@@ -167,6 +183,13 @@ class Proxy:
     idle_timeout: float = key(Kind.DURATION, "Silence between two reads of a reply.", 120.0)
     total_timeout: float = key(Kind.DURATION, "A whole exchange, retries included.", 0.0)
     attempts: int = key(Kind.POSITIVE, "Most backends tried for one request.", 3)
+    retry_budget: float = key(
+        Kind.FRACTION,
+        "Retries per request over all traffic, beyond 10 a second; connections that fail or had "
+        "been idle spend none.",
+        0.2,
+    )
+    queue: Queue = key(Kind.SECTION, "Waiting while all backends are busy.", Queue())
 
 
 @dataclass(frozen=True, slots=True)

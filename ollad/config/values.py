@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["check_unquoted", "convert", "nearest"]
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
+_FRACTION: Final = re.compile(r"0(?:\.[0-9]{1,6})?|1(?:\.0{1,6})?")
+_PERCENT: Final = re.compile(r"(?:100|[1-9]?[0-9])%")
 _INTEGER: Final = re.compile(r"0|-?[1-9][0-9]*")
 _TRUE: Final = frozenset({"yes", "on", "y", "true", "1", "enabled"})
 _FALSE: Final = frozenset({"no", "off", "n", "false", "0", "disabled"})
@@ -116,6 +118,17 @@ def _positive(text: str) -> int:
     return number
 
 
+def _count(text: str) -> int:
+    return _whole_number(text, _HIGHEST_COUNT)
+
+
+def _fraction(text: str) -> float:
+    if not _FRACTION.fullmatch(text):
+        fix = f"write {float(text[:-1]) / 100:g}" if _PERCENT.fullmatch(text) else ""
+        raise InvalidValueError("at most 1, with at most six decimals", fix)
+    return float(text)
+
+
 def _period(text: str) -> float:
     seconds = parse_duration(text)
     if not seconds:
@@ -156,6 +169,8 @@ _CONVERTERS: Final[Mapping[Kind, Callable[[str], Any]]] = MappingProxyType(
         Kind.NAME: _name,
         Kind.BOOLEAN: _boolean,
         Kind.POSITIVE: _positive,
+        Kind.COUNT: _count,
+        Kind.FRACTION: _fraction,
         Kind.DURATION: parse_duration,
         Kind.PERIOD: _period,
         Kind.SIZE: parse_size,

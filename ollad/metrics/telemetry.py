@@ -145,6 +145,11 @@ class Telemetry:
             "Requests that failed with no attempt or backend left.",
             ("family",),
         )
+        self._ejections = self._counter(
+            "ollad_backend_ejections_total",
+            "Times that requests were kept away from a backend because they failed there.",
+            ("backend",),
+        )
         self._checks = self._counter(
             "ollad_health_checks_total", "Rounds of probes, by result.", ("backend", "result")
         )
@@ -295,6 +300,10 @@ class Telemetry:
     def retries_exhausted(self, family: str) -> None:
         """A request that might be sent again is not: no attempt or no backend is left."""
         self._exhausted[family,].inc()
+
+    def ejection(self, backend: str) -> None:
+        """Requests are kept away from a backend for a while, as they fail there."""
+        self._ejections[backend,].inc()
 
     def stream_abort(self, family: str, side: str) -> None:
         """A reply under way was cut; ``side`` is client, upstream or shutdown."""

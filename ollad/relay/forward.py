@@ -71,6 +71,18 @@ class Relay:
         pool = self._pools.pool(backend.endpoint.url)
         return await exchange.run(pool, request)
 
+    async def refused(self, backend: Backend, seconds: float) -> bool:
+        """Whether ``backend`` refuses connections now; waits no longer than ``seconds`` for it."""
+        try:
+            async with asyncio.timeout(seconds):
+                connection = await self._pools.pool(backend.endpoint.url).connect()
+        except ConnectionRefusedError:
+            return True
+        except OSError:  # TimeoutError is one as well
+            return False
+        connection.abort()
+        return False
+
 
 class _Exchange:
     """One request and its reply; the ``Receiver`` of a connection."""
@@ -213,7 +225,9 @@ class _Exchange:
         if self._head is None:
             early = self._clock() - self._active <= _STALE_SECONDS
             stale = connection is not None and connection.reused and not connection.replied
-            self._end(Fault.STALE if stale and early else Fault.RESET)
+            unsent = connection is not None and connection.unsent
+            lost = Fault.UNSENT if unsent else Fault.RESET
+            self._end(Fault.STALE if stale and early else lost)
         elif self._reply is None and self._elsewhere(self._head):
             self._end(None)
         else:

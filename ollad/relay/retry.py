@@ -5,15 +5,18 @@ what happened                  again?  why
 =============================  ======  ==========================================================
 bytes reached the client       no      it would get two replies in one
 no connection                  yes     nothing was sent
+request not sent whole         yes     half a request runs nowhere
 reused connection ended        yes     the server closed it while idle (SGLang: after 5 s)
-fresh connection ended         no      the prompt may be running, or have run
+ended, connections refused     yes     the process is gone, and the run with it
+ended otherwise                no      the prompt may be running, or have run
 queue full in first event      yes     the backend said it did not take it
 429, 502, 503, 504             yes     the backend, or its proxy, did not serve it
 any other status               no      it is the backend's answer
 a timeout after connecting     no      the prompt may be running
 =============================  ======  ==========================================================
 
-The last attempt's reply is passed on whatever it is.
+The last attempt's reply is passed on whatever it is. A connection that was not made, or
+had been closed while idle, spends no retry budget: the backend never saw the request.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from ollad.relay.exchange import Fault
 if TYPE_CHECKING:
     from ollad.relay.exchange import Outcome
 
-__all__ = ["OVERLOADED_STATUSES", "RETRIED_STATUSES", "retry_reason"]
+__all__ = ["FREE_FAULTS", "OVERLOADED_STATUSES", "RETRIED_STATUSES", "retry_reason"]
 
 OVERLOADED_STATUSES: Final = frozenset({429, 503})
 """Statuses by which a backend says that it is too busy (RFC 6585 §4, RFC 9110 §15.6.4)."""
@@ -34,8 +37,14 @@ RETRIED_STATUSES: Final = frozenset({429, 502, 503, 504})
 """Statuses with which the request was not served, and may be elsewhere."""
 
 _RETRIED_FAULTS: Final = frozenset(
-    {Fault.CONNECT, Fault.CONNECT_TIMEOUT, Fault.STALE, Fault.REFUSED}
+    {
+        *(Fault.CONNECT, Fault.CONNECT_TIMEOUT, Fault.UNSENT),
+        *(Fault.STALE, Fault.DIED, Fault.REFUSED),
+    }
 )
+
+FREE_FAULTS: Final = frozenset({Fault.CONNECT, Fault.CONNECT_TIMEOUT, Fault.STALE})
+"""Faults after which sending again spends no retry budget."""
 
 
 def retry_reason(outcome: Outcome) -> str | None:

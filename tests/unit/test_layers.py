@@ -37,6 +37,7 @@ LAYERS = (
     ("intake", "replies"),
     ("affinity", "gateway"),
     ("dispatch",),
+    ("conduct",),
     ("health", "relay", "waiting"),
     ("routing",),
     ("conversations", "logs", "metrics"),
