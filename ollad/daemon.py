@@ -165,6 +165,7 @@ class Daemon:
             wall=time.time,
         )
         telemetry.bind_pool(lambda: gateway.runtime.pool)
+        telemetry.bind_queue(gateway.dispatcher.room.waiting)
         if self._lines is not None:
             lines = self._lines
             telemetry.bind_log(lambda: lines.dropped)

@@ -34,7 +34,7 @@ __all__ = ["Dispatcher"]
 _LOOK_SECONDS: Final = 1.0
 """How long to wait for a backend to refuse a connection or not."""
 
-_UNCONNECTED: Final = frozenset({Fault.CONNECT, Fault.CONNECT_TIMEOUT})
+_UNSERVED: Final = frozenset({Fault.CONNECT, Fault.CONNECT_TIMEOUT, Fault.REFUSED})
 """Faults that say less than the reply of a backend tried before."""
 
 
@@ -79,16 +79,17 @@ class Dispatcher:
         while True:
             now = self._clock()
             if runtime.pool.limited:
-                backend = await self._admit(runtime, call, candidates, deadline)
-                now = self._clock()
+                admitted = await self._admit(runtime, call, candidates, deadline, refusal)
+                if admitted is None:
+                    break
+                backend, now = admitted, self._clock()
             else:
                 backend = self._choose(candidates, now)
             others = [candidate for candidate in candidates if candidate is not backend]
             attempts -= 1
             record.attempts += 1
             record.endpoint = backend.name
-            alone = attempts == 0 or not others
-            last = alone or self._budget.empty(now, proxy.retry_budget)
+            last = attempts == 0 or not others or self._budget.empty(now, proxy.retry_budget)
             outcome = await self._attempt(runtime, backend, sink, call, now, last, deadline)
             reason = retry_reason(outcome)
             if reason is None:
@@ -100,17 +101,15 @@ class Dispatcher:
                 # not the backend's failure, so it costs no attempt; but only once
                 attempts += not stale_before
                 stale_before = True
-            if attempts == 0 or not others:
+            free = outcome.fault in FREE_FAULTS
+            if attempts == 0 or not others or (last and not free):
                 self._telemetry.retries_exhausted(call.family)
                 break
-            if outcome.fault not in FREE_FAULTS:
-                if last:
-                    self._telemetry.retries_exhausted(call.family)
-                    break
+            if not free:
                 self._budget.spend(now, proxy.retry_budget)
             self._telemetry.retry(call.family, reason)
             candidates = others
-        if refusal is not None and outcome.fault in _UNCONNECTED:
+        if refusal is not None and outcome.fault in _UNSERVED:
             record.endpoint = refusal.backend
             return refusal
         return self._settle(call, outcome, record)
@@ -142,9 +141,21 @@ class Dispatcher:
         return backend
 
     async def _admit(
-        self, runtime: Runtime, call: Call, left: Sequence[Backend], deadline: float | None
-    ) -> Backend:
-        """Like ``_choose``, once one of those ``left`` has room."""
+        self,
+        runtime: Runtime,
+        call: Call,
+        left: Sequence[Backend],
+        deadline: float | None,
+        refusal: Outcome | None,
+    ) -> Backend | None:
+        """Like ``_choose``, once one of those ``left`` has room.
+
+        Returns:
+            None if none is to be had but there is a ``refusal``, which says as much.
+
+        Raises:
+            UnavailableError: none is to be had.
+        """
 
         def take() -> Backend | None:
             now = self._clock()
@@ -152,14 +163,22 @@ class Dispatcher:
             free = [backend for backend in eligible(able, now) if backend.in_flight < backend.limit]
             return self._choose(free, now) if free else None
 
-        queue = runtime.config.proxy.queue
+        queue, came = runtime.config.proxy.queue, self._clock()
         patience = queue.timeout or None
         if deadline is not None:
-            rest = max(0.0, deadline - self._clock())
+            rest = max(0.0, deadline - came)
             patience = rest if patience is None else min(patience, rest)
-        return await self.room.enter(
-            call.model, call.tenant, take, size=queue.size, patience=patience
-        )
+        try:
+            backend = await self.room.enter(
+                call.model, call.tenant, take, size=queue.size, patience=patience
+            )
+        except UnavailableError as error:
+            self._telemetry.queue_refusal(call.family, error.code)
+            if refusal is None:
+                raise
+            return None
+        self._telemetry.queue_left(call.family, self._clock() - came)
+        return backend
 
     def _free(self, backend: Backend) -> None:
         """A request there has ended, or will not begin; the next may."""

@@ -67,6 +67,7 @@ async def status(request: web.Request) -> web.StreamResponse:
             "ready": reason is None,
             "reason": reason,
             "draining": gateway.draining,
+            "queue": _queue(gateway),
             "endpoints": endpoint_entries(gateway),
             "models": _models(gateway),
         }
@@ -116,6 +117,7 @@ def _endpoint(backend: Backend, now: float, ahead: float, health: Health) -> dic
         "overloaded": overloaded,
         "overloaded_until": iso_time(backend.overloaded_until + ahead) if overloaded else None,
         "in_flight": backend.in_flight,
+        "max_concurrent": backend.endpoint.max_concurrent or None,
         "engine_version": engine.version,
         "models": list(snapshot.model_ids),
         "load": {
@@ -168,6 +170,15 @@ def _ejection(breaker: Breaker, now: float, ahead: float) -> dict[str, Any] | No
         "until": iso_time(breaker.until + ahead),
         "times": breaker.ejections,
         "on_trial": now >= breaker.until,
+    }
+
+
+def _queue(gateway: Gateway) -> dict[str, Any]:
+    """Who waits while all backends are busy; requests that name no model are under ``""``."""
+    waiting = gateway.dispatcher.room.waiting()
+    return {
+        "size": gateway.runtime.config.proxy.queue.size,
+        "waiting": {model or "": count for model, count in waiting.items()},
     }
 
 

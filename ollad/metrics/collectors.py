@@ -10,13 +10,13 @@ from ollad.backends.backend import DRAINING
 from ollad.backends.snapshot import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from prometheus_client.core import Metric
 
     from ollad.backends.backend import Backend
 
-__all__ = ["BackendCollector", "DroppedLinesCollector"]
+__all__ = ["BackendCollector", "DroppedLinesCollector", "QueueCollector"]
 
 _LABELS = ("backend",)
 
@@ -53,6 +53,16 @@ class BackendCollector:
             ((b, b.weight(now)) for b in backends),
         )
         yield _gauge(
+            "ollad_backend_ejected",
+            "Whether requests are kept away from the backend, or only tried, as they failed there.",
+            ((b, float(not b.breaker.closed)) for b in backends),
+        )
+        yield _gauge(
+            "ollad_backend_overloaded",
+            "Whether the backend just said that it has enough (429, 503 or its queue is full).",
+            ((b, float(now < b.overloaded_until)) for b in backends),
+        )
+        yield _gauge(
             "ollad_backend_requests_in_flight",
             "Requests that ollad has sent there and whose reply has not ended.",
             ((b, b.in_flight) for b in backends),
@@ -72,6 +82,32 @@ class BackendCollector:
             "Requests that the backend says are waiting, whoever sent them.",
             ((b, b.snapshot.load.waiting) for b in backends),
         )
+
+
+class QueueCollector:
+    """The requests that wait for a backend, by model.
+
+    Args:
+        waiting: gives their number by model; None stands for those that name none.
+    """
+
+    def __init__(self, waiting: Callable[[], Mapping[str | None, int]]) -> None:
+        self._waiting = waiting
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: the name is this collector's alone."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the lengths of all lines."""
+        family = GaugeMetricFamily(
+            "ollad_queue_requests",
+            "Requests that wait while every backend of their model is at its max_concurrent.",
+            labels=("model",),
+        )
+        for model, count in self._waiting().items():
+            family.add_metric((model or "",), count)
+        yield family
 
 
 class DroppedLinesCollector:

@@ -18,11 +18,11 @@ from prometheus_client import (
 
 from ollad import __version__
 from ollad.metrics.children import Children
-from ollad.metrics.collectors import BackendCollector, DroppedLinesCollector
+from ollad.metrics.collectors import BackendCollector, DroppedLinesCollector, QueueCollector
 from ollad.metrics.histogram import Histogram
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from ollad.backends.backend import Backend
     from ollad.metrics.histogram import Observations
@@ -40,6 +40,7 @@ _GAP_BUCKETS: Final = (
     *(0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75),
     *(1, 2.5, 10),
 )
+_QUEUE_BUCKETS: Final = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120)
 _PROBE_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _FIRST_TOKEN_BUCKETS: Final = (
     *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320),
@@ -145,6 +146,17 @@ class Telemetry:
             "Requests that failed with no attempt or backend left.",
             ("family",),
         )
+        self._queue_wait = self._histogram(
+            "ollad_queue_wait_seconds",
+            "Time that requests to backends with a max_concurrent waited for room.",
+            ("family",),
+            _QUEUE_BUCKETS,
+        )
+        self._queue_refusals = self._counter(
+            "ollad_queue_refusals_total",
+            "Requests refused as the queue was full, or as they had waited too long.",
+            ("family", "reason"),
+        )
         self._ejections = self._counter(
             "ollad_backend_ejections_total",
             "Times that requests were kept away from a backend because they failed there.",
@@ -233,6 +245,10 @@ class Telemetry:
         self._pool = pool
         self.registry.register(BackendCollector(pool, clock))
 
+    def bind_queue(self, waiting: Callable[[], Mapping[str | None, int]]) -> None:
+        """Show how many requests wait, by model; to be called once."""
+        self.registry.register(QueueCollector(waiting))
+
     def bind_log(self, dropped: Callable[[], int]) -> None:
         """Show how many log lines were dropped; to be called once."""
         self.registry.register(DroppedLinesCollector(dropped))
@@ -300,6 +316,14 @@ class Telemetry:
     def retries_exhausted(self, family: str) -> None:
         """A request that might be sent again is not: no attempt or no backend is left."""
         self._exhausted[family,].inc()
+
+    def queue_left(self, family: str, seconds: float) -> None:
+        """A request got its place after ``seconds``."""
+        self._queue_wait[family,].observe(seconds)
+
+    def queue_refusal(self, family: str, reason: str) -> None:
+        """A request got no place; ``reason`` is one of a fixed set of words."""
+        self._queue_refusals[family, reason].inc()
 
     def ejection(self, backend: str) -> None:
         """Requests are kept away from a backend for a while, as they fail there."""

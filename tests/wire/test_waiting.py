@@ -36,9 +36,16 @@ async def test_a_backend_never_has_more_than_it_may_and_nobody_is_refused(
         posts = [sent(ollad, f"p{number}") for number in range(10)]
         room = ollad.gateway.dispatcher.room
         await until(lambda: room.waiting() == {"tiny": 7} and gate.waiting == 3)
+        _, body = await ollad.get("/internal/status")
+        document = json.loads(body)
+        assert document["queue"] == {"size": 512, "waiting": {"tiny": 7}}
+        assert document["endpoints"][0]["max_concurrent"] == 3
+        value = ollad.gateway.telemetry.registry.get_sample_value
+        assert value("ollad_queue_requests", {"model": "tiny"}) == 7
         gate.open()
         assert {response.status for response, _ in await asyncio.gather(*posts)} == {200}
         assert gate.most == 3
+        assert value("ollad_queue_wait_seconds_count", {"family": "generate"}) == 10
         assert room.waiting() == {}
         assert ollad.gateway.runtime.pool.named("one").in_flight == 0
 
@@ -56,6 +63,9 @@ async def test_past_the_queue_the_answer_is_503_with_retry_after(fake: FakeSGLan
         assert response.status == 503
         assert int(response.headers["Retry-After"]) >= 1
         assert json.loads(body)["error"]["code"] == "queue_full"
+        labels = {"family": "generate", "reason": "queue_full"}
+        value = ollad.gateway.telemetry.registry.get_sample_value
+        assert value("ollad_queue_refusals_total", labels) == 1
         gate.open()
         await asyncio.gather(*posts)
 
