@@ -89,7 +89,11 @@ class Dispatcher:
             attempts -= 1
             record.attempts += 1
             record.endpoint = backend.name
-            last = attempts == 0 or not others or self._budget.empty(now, proxy.retry_budget)
+            last = (
+                attempts == 0
+                or not others
+                or (self._budget.tokens < 1.0 and self._budget.empty(now, proxy.retry_budget))
+            )
             outcome = await self._attempt(runtime, backend, sink, call, now, last, deadline)
             reason = retry_reason(outcome)
             if reason is None:
@@ -203,7 +207,7 @@ class Dispatcher:
             outcome = await self._relay.forward(
                 request, backend, sink, proxy, last=last, deadline=deadline
             )
-            if not last and await self._died(backend, outcome):
+            if outcome.fault is Fault.RESET and not last and await self._died(backend, outcome):
                 outcome = replace(outcome, fault=Fault.DIED)
             label = _label(outcome)
         except GatewayError:
@@ -218,12 +222,11 @@ class Dispatcher:
         return outcome
 
     async def _died(self, backend: Backend, outcome: Outcome) -> bool:
-        """Whether the backend died under a request, before its prompt can have completed."""
-        if outcome.fault is not Fault.RESET or outcome.committed:
-            return False
+        """Whether a connection was reset as the backend died, and the run unfinished with it."""
         head = outcome.head
-        if head is not None and not head.event_stream:
-            return False  # a whole reply was on its way
+        whole = head is not None and not head.event_stream  # its end was on its way
+        if whole or outcome.committed:
+            return False
         return await self._relay.refused(backend, _LOOK_SECONDS)
 
     def _settle(self, call: Call, outcome: Outcome, record: RequestRecord) -> Outcome:
