@@ -74,6 +74,6 @@ class Conduct:
 def _retry_after(head: ReplyHead) -> float:
     """Seconds of overload: by Retry-After in its numeric form (RFC 9110 §10.2.3), or the least."""
     for name, value in head.headers:
-        if name.lower() == "retry-after" and value.isascii() and value.isdigit():
+        if name.lower() == b"retry-after" and value.isdigit():
             return min(max(float(value), OVERLOAD_SECONDS), _MAX_RETRY_AFTER)
     return OVERLOAD_SECONDS

@@ -5,14 +5,13 @@ The only writer of ``in_flight`` of backends; what they did is noted by ``Conduc
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from ollad.backends.breaker import eligible
 from ollad.backends.budget import RetryBudget
 from ollad.conduct import Conduct
 from ollad.errors import BackendError, BackendTimeoutError, GatewayError, UnavailableError
-from ollad.headers import request_headers
+from ollad.headers import request_lines
 from ollad.relay.exchange import Fault, UpstreamRequest
 from ollad.relay.retry import FREE_FAULTS, retry_reason
 from ollad.waiting import WaitingRoom
@@ -85,19 +84,19 @@ class Dispatcher:
                 backend, now = admitted, self._clock()
             else:
                 backend = self._choose(candidates, now)
-            others = [candidate for candidate in candidates if candidate is not backend]
             attempts -= 1
             record.attempts += 1
             record.endpoint = backend.name
             last = (
                 attempts == 0
-                or not others
+                or len(candidates) == 1
                 or (self._budget.tokens < 1.0 and self._budget.empty(now, proxy.retry_budget))
             )
             outcome = await self._attempt(runtime, backend, sink, call, now, last, deadline)
             reason = retry_reason(outcome)
             if reason is None:
                 break
+            others = [candidate for candidate in candidates if candidate is not backend]
             if outcome.body is not None:
                 refusal = outcome
             if outcome.fault is Fault.STALE:
@@ -118,14 +117,16 @@ class Dispatcher:
             return refusal
         return self._settle(call, outcome, record)
 
-    def _candidates(self, runtime: Runtime, call: Call) -> list[Backend]:
-        candidates = [
-            backend
-            for backend in runtime.pool.routable()
-            if (call.pinned is None or backend.name == call.pinned)
-            and (call.model is None or backend.serves(call.model))
-            and (call.suits is None or call.suits(backend))
-        ]
+    def _candidates(self, runtime: Runtime, call: Call) -> Sequence[Backend]:
+        pool = runtime.pool
+        candidates: Sequence[Backend] = (
+            pool.routable() if call.model is None else pool.serving(call.model)
+        )
+        pinned, suits = call.pinned, call.suits
+        if pinned is not None:
+            candidates = [backend for backend in candidates if backend.name == pinned]
+        if suits is not None:
+            candidates = [backend for backend in candidates if suits(backend)]
         if not candidates:
             raise UnavailableError(
                 "No backend can take this request now. Try again shortly; "
@@ -208,7 +209,7 @@ class Dispatcher:
                 request, backend, sink, proxy, last=last, deadline=deadline
             )
             if outcome.fault is Fault.RESET and not last and await self._died(backend, outcome):
-                outcome = replace(outcome, fault=Fault.DIED)
+                outcome = outcome._replace(fault=Fault.DIED)
             label = _label(outcome)
         except GatewayError:
             label = "refused"
@@ -257,26 +258,19 @@ class Dispatcher:
 
 
 def _upstream_request(call: Call, backend: Backend) -> UpstreamRequest:
-    inbound = call.inbound
-    endpoint = backend.endpoint
-    return UpstreamRequest(
-        method=call.method,
-        target=call.target,
-        headers=tuple(
-            request_headers(
-                inbound.headers,
-                request_id=inbound.request_id,
-                peer=inbound.peer,
-                scheme=inbound.scheme,
-                host=inbound.host,
-                trusted=inbound.trusted,
-                endpoint_headers=endpoint.headers,
-                forward_authorization=endpoint.forward_authorization,
-                identity_encoding=call.identity,
-            )
-        ),
-        body=call.body,
+    inbound, endpoint = call.inbound, backend.endpoint
+    lines = request_lines(
+        inbound.headers,
+        request_id=inbound.request_id,
+        peer=inbound.peer,
+        scheme=inbound.scheme,
+        host=inbound.host,
+        trusted=inbound.trusted,
+        endpoint_headers=endpoint.headers,
+        forward_authorization=endpoint.forward_authorization,
+        identity_encoding=call.identity,
     )
+    return UpstreamRequest(call.method, call.target, lines, call.body)
 
 
 def _label(outcome: Outcome) -> str:
