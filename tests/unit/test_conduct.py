@@ -17,8 +17,8 @@ NOW = 100.0
 
 
 def replied(status: int, **headers: str) -> Outcome:
-    pairs = tuple((name.replace("_", "-"), value) for name, value in headers.items())
-    head = ReplyHead(status, "", pairs, "application/json", 0)
+    pairs = tuple((n.replace("_", "-").encode(), v.encode()) for n, v in headers.items())
+    head = ReplyHead(status, b"", pairs, "application/json", 0)
     return Outcome("sgl-a", head=head, seconds=0.5)
 
 
