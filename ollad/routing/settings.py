@@ -13,8 +13,8 @@ class PrefixSettings:
 
     Attributes:
         block_bytes: bytes of canonical prompt in its first blocks.
-        recompute_price: what a token costs that some backend has cached and this one would have
-            to prefill again, in tokens of waiting.
+        recompute_price: what it costs to prefill a token that another backend has cached, in
+            tokens of waiting; at least 1.
         popular_after: sightings after which a prefix counts as shared by many, so that to prefill
             it on one more backend costs no more than its tokens.
     """

@@ -50,6 +50,7 @@ class _Connection(asyncio.Protocol):
         self._sent = time.time()
         self._first: float | None = None
         self._whole = False
+        self._again = False
 
     def ask(self, prompt: Prompt, patience: float) -> None:
         """Send a request."""
@@ -116,6 +117,7 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """Called by the parser."""
         self._whole = True
+        self._again = self._parser.should_keep_alive()  # which is not known any more later on
 
     def _give_up(self, end: End) -> None:
         self._over(end)
@@ -148,7 +150,7 @@ class _Connection(asyncio.Protocol):
             reused=self._served > 0,
         )
         self._served += 1
-        again = end is End.WHOLE and self._parser.should_keep_alive()
+        again = end is End.WHOLE and self._again
         if not again:
             self.close()
         self._load.over(reply, self if again else None)

@@ -104,6 +104,7 @@ class Work:
         time: Unix seconds.
         status: of the response, 0 where there was none.
         fault: what was done to it on purpose, None for nothing.
+        completed: whether the prompt was run to its end.
     """
 
     id: str
@@ -112,12 +113,7 @@ class Work:
     time: float
     status: int
     fault: str | None
-
-    @property
-    def completed(self) -> bool:
-        """Whether the prompt was run to its end."""
-        # A busy server answers a stream with status 200 and an error in it.
-        return self.event == "finished" and self.status == 200 and self.fault != "busy"
+    completed: bool = False
 
 
 class Trouble(StrEnum):
@@ -188,4 +184,5 @@ def _works(backend: str, lines: Iterable[bytes]) -> Iterator[Work]:
             time=fields["time"],
             status=fields.get("status", 0),
             fault=fields["fault"],
+            completed=fields.get("completed", False),
         )

@@ -158,3 +158,25 @@ async def test_a_retry_waits_for_the_other_backend_if_that_is_busy() -> None:
         answers = await asyncio.gather(*posts)
         assert [response.status for response, _ in answers] == [200, 200]
         assert generation(" [b]", prompt_tokens=1)["text"] in answers[1][1].decode()
+
+
+async def test_a_retry_that_finds_no_room_leaves_the_first_refusal_as_the_answer() -> None:
+    busy, other = FakeSGLang(), FakeSGLang()
+    gate = Gate()
+    busy.scripts[ROUTE] = reply(b"full", "503 Busy")
+    other.scripts[ROUTE] = gate
+    async with (
+        serving(busy, other),
+        running(
+            endpoint(busy, "busy", priority=100, **SELDOM),
+            endpoint(other, "other", priority=1, max_concurrent=1, **SELDOM),
+            proxy=Proxy(queue=Queue(size=0)),
+        ) as ollad,
+    ):
+        first = sent(ollad, "a")
+        await until(lambda: gate.waiting == 1)
+        response, body = await ollad.post(ROUTE, prompt("b"))
+        assert (response.status, body) == (503, b"full")
+        assert response.headers["X-Olla-Endpoint"] == "busy"
+        gate.open()
+        await first

@@ -45,7 +45,7 @@ NO_BACKEND = replace(
 )
 NO_REPLY = replace(ERROR, status=0, end=End.NOTHING, error="", endpoint="", request_id="")
 STARTED = Work("p", "b0", "started", 100.1, 0, None)
-FINISHED = replace(STARTED, event="finished", time=100.45, status=200)
+FINISHED = replace(STARTED, event="finished", time=100.45, status=200, completed=True)
 DROPPED = replace(STARTED, event="dropped", time=100.45)
 ELSEWHERE = replace(FINISHED, backend="b1")
 ALL_DEAD = tuple(Window(name, Trouble.KILL, 99.0, 101.0) for name in ("b0", "b1"))
@@ -183,13 +183,14 @@ def test_backends_that_are_up_by_turns_are_up() -> None:
 def test_a_prompt_that_completed_on_two_backends_is_found() -> None:
     assert judged(PLAIN, works=(STARTED, FINISHED, ELSEWHERE)) == ({FULL: 1}, [Promise.TWICE])
     assert judged(PLAIN, works=(STARTED, FINISHED, FINISHED))[1] == [Promise.TWICE]
-    # a stall spares plain requests, so this one did complete
-    assert judged(PLAIN, works=(FINISHED, replace(ELSEWHERE, fault="stall")))[1] == [Promise.TWICE]
+    # it was run to its end, although the reply was not sent
+    unsent = replace(DROPPED, completed=True)
+    assert judged(PLAIN, works=(unsent, ELSEWHERE))[1] == [Promise.TWICE]
 
 
 @pytest.mark.parametrize(
     "other",
-    [DROPPED, replace(FINISHED, status=503), replace(FINISHED, fault="busy"), STARTED],
+    [DROPPED, replace(FINISHED, completed=False), STARTED],
 )
 def test_a_prompt_that_one_of_two_backends_did_not_complete_is_all_right(other: Work) -> None:
     assert judged(PLAIN, works=(STARTED, other, ELSEWHERE)) == ({FULL: 1}, [])
