@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from aiohttp import hdrs, web
 from aiohttp.http import RawRequestMessage, StreamWriter
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from aiohttp import StreamReader
-
     from structlog.typing import FilteringBoundLogger
 
     Refuse = Callable[[web.BaseRequest, GatewayError], web.Response]
@@ -149,20 +148,20 @@ class Connection(web.RequestHandler):
     async def _serve(self, serve: Serve) -> bool:
         """Serve the next request; whether the connection may be used again."""
         message, body = self._messages.popleft()
-        if self._parser is None or self._request_factory is None:
+        task = self._task_handler
+        if self._parser is None or self._request_factory is None or task is None:
             return False  # lost by now
         self._parser.message_consumed()
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()
-        request = self._request_factory(
-            message, body, self, StreamWriter(self, self._loop), self._task_handler
+        request = cast(
+            "web.Request",  # which an application makes of what it is given
+            self._request_factory(message, body, self, StreamWriter(self, self._loop), task),  # type: ignore[arg-type]
         )
         self._current_request = request
         self._request_in_progress = True
         try:
             response = await serve(request)
-            if not response.prepared or response.keep_alive is None:
-                raise RuntimeError("whoever serves a request sends the response")
             await response.write_eof()
         except ConnectionError:
             return False

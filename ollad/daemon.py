@@ -24,10 +24,10 @@ from ollad.health.fetch import open_session as open_probe_session
 from ollad.health.schedule import HealthMonitor
 from ollad.maintenance import drain, enable
 from ollad.metrics import Telemetry
+from ollad.placement import Placement
 from ollad.relay.forward import Relay
 from ollad.relay.pool import ConnectionPools
 from ollad.reload import Reloader
-from ollad.placement import Placement
 from ollad.server import listening, make_application
 from ollad.systemd import Notifier, watchdog_seconds
 
@@ -159,7 +159,7 @@ class Daemon:
         telemetry = Telemetry()
         pools = await self._exits.enter_async_context(ConnectionPools())
         probe_session = await self._exits.enter_async_context(open_probe_session())
-        placement = Placement(config.routing, time.monotonic, random.random)
+        placement = Placement(config.routing, telemetry, time.monotonic, random.random)
         placement.adopt(config.routing, pool)
         gateway = self._gateway = Gateway(
             runtime=Runtime(config, pool, TrustedProxies(config.server.trusted_proxies)),
@@ -170,8 +170,8 @@ class Daemon:
             wall=time.time,
         )
         telemetry.bind_pool(lambda: gateway.runtime.pool)
-        telemetry.bind_placement(placement.standings, placement.room.waiting)
-        self._exits.callback(placement.room.close)
+        telemetry.bind_queue(placement.room.waiting)
+        telemetry.bind_books(placement.standings)
         if self._lines is not None:
             lines = self._lines
             telemetry.bind_log(lambda: lines.dropped)

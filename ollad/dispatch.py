@@ -1,43 +1,34 @@
-"""From a call to an outcome: send, and send again where the retry rule allows.
-
-The only writer of ``overloaded_until`` and ``breaker`` of backends.
-"""
+"""From a call to an outcome: send, and send again where the retry rule allows."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import structlog
-
 from ollad.backends.budget import RetryBudget
 from ollad.errors import BackendError, BackendTimeoutError, GatewayError, UnavailableError
 from ollad.headers import request_lines
-from ollad.relay.blame import Blame, blame
 from ollad.relay.exchange import Fault, UpstreamRequest
-from ollad.relay.retry import FREE_FAULTS, OVERLOADED_STATUSES, retry_reason
+from ollad.relay.retry import FREE_FAULTS, retry_reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ollad.backends.backend import Backend
     from ollad.call import Call
-    from ollad.config.schema import Proxy
     from ollad.gateway import Runtime
     from ollad.metrics import Telemetry
     from ollad.placement import Place, Placement
     from ollad.record import RequestRecord
-    from ollad.relay.exchange import Outcome, ReplyHead, Sink
+    from ollad.relay.exchange import Outcome, Sink
     from ollad.relay.forward import Relay
     from ollad.routing.prompt import Prompt
 
 __all__ = ["Dispatched", "Dispatcher"]
 
-OVERLOAD_SECONDS: Final = 2.0
-"""How long a backend that answered 429 or 503 counts as overloaded, unless it says longer."""
+_LOOK_SECONDS: Final = 1.0
+"""How long to wait for a backend to refuse a connection or not."""
 
-_MAX_RETRY_AFTER: Final = 60.0
-
-_UNCONNECTED: Final = frozenset({Fault.CONNECT, Fault.CONNECT_TIMEOUT})
+_UNSERVED: Final = frozenset({Fault.CONNECT, Fault.CONNECT_TIMEOUT, Fault.REFUSED})
 """Faults that say less than the reply of a backend tried before."""
 
 
@@ -108,10 +99,14 @@ class Dispatcher:
             attempts -= 1
             record.attempts += 1
             record.endpoint = place.backend.name
-            last = attempts == 0 or place.alone or self._exhausted(proxy)
+            last = (
+                attempts == 0
+                or place.alone
+                or (budget.tokens < 1.0 and budget.empty(place.began, proxy.retry_budget))
+            )
             outcome = await self._attempt(runtime, call, place, sink, last, deadline)
             done = Dispatched(outcome, place, prompt)
-            reason = await self._why_again(outcome, place, proxy)
+            reason = retry_reason(outcome)
             if reason is None:
                 break
             place.ticket.end(self._clock())
@@ -131,7 +126,7 @@ class Dispatcher:
             if not free:
                 budget.spend(self._clock(), proxy.retry_budget)
             self._telemetry.retry(call.family, reason)
-        if refusal is not None and done.outcome.fault in _UNCONNECTED:
+        if refusal is not None and done.outcome.fault in _UNSERVED:
             record.endpoint = refusal.outcome.backend
             return refusal
         self._settle(call, done, record)
@@ -149,10 +144,6 @@ class Dispatcher:
         return await self.placement.take(
             runtime.pool, call, prompt.demand, tried, runtime.config.proxy, patience
         )
-
-    def _exhausted(self, proxy: Proxy) -> bool:
-        """Whether nothing may be sent again for a while, lest retries add to an overload."""
-        return self._budget.empty(self._clock(), proxy.retry_budget)
 
     async def _attempt(
         self,
@@ -175,6 +166,8 @@ class Dispatcher:
                 deadline=deadline,
                 first_byte=place.ticket.first_byte,
             )
+            if outcome.fault is Fault.RESET and not last and await self._died(backend, outcome):
+                outcome = outcome._replace(fault=Fault.DIED)
             label = _label(outcome)
         except BaseException as error:
             if isinstance(error, GatewayError):
@@ -182,64 +175,20 @@ class Dispatcher:
             place.ticket.end(self._clock())
             raise
         finally:
-            backend.in_flight -= 1
+            self.placement.leave(place)
             self._telemetry.attempt(call.family, backend.name, label)
-            self.placement.vacated()
         if outcome.first_byte is not None:
             self._telemetry.first_byte(call.family, backend.name, outcome.first_byte)
-        if label == "ok":
-            self._succeeded(place)
-        else:
-            self._judge(place, outcome)
+        self.placement.conduct.note(backend, outcome, place.began)
         return outcome
 
-    async def _why_again(self, outcome: Outcome, place: Place, proxy: Proxy) -> str | None:
-        """Why the request may be sent again, or None."""
-        if outcome.fault is None and outcome.head is not None and outcome.head.status < 400:
-            return None
-        reason = retry_reason(outcome)
-        if reason is None and outcome.fault is Fault.RESET and not outcome.committed:
-            # a prompt dies with the server that ran it
-            if outcome.head is None and await self._relay.refuses(place.backend, proxy):
-                return "backend_died"
-        return reason
-
-    def _succeeded(self, place: Place) -> None:
-        backend = place.backend
-        if backend.breaker.succeeded(self._clock(), place.began):
-            structlog.get_logger().info("backend is trusted again", endpoint=backend.name)
-
-    def _judge(self, place: Place, outcome: Outcome) -> None:
-        """Hold against the backend what was its doing."""
-        backend, now = place.backend, self._clock()
-        match blame(outcome):
-            case Blame.WELL:
-                self._succeeded(place)
-            case Blame.OVERLOAD:
-                self._note_overload(backend, outcome)
-            case Blame.FAILURE:
-                cause = _label(outcome) if outcome.fault is None else outcome.fault.value
-                if backend.breaker.failed(now, place.began, cause):
-                    self.placement.beware(backend)
-                    self._telemetry.ejected(backend.name)
-                    structlog.get_logger().warning(
-                        "backend ejected",
-                        endpoint=backend.name,
-                        reason=backend.breaker.reason,
-                        seconds=round(backend.breaker.until - now, 3),
-                    )
-            case Blame.NOTHING:
-                pass
-
-    def _note_overload(self, backend: Backend, outcome: Outcome) -> None:
+    async def _died(self, backend: Backend, outcome: Outcome) -> bool:
+        """Whether a connection was reset as the backend died, and the run unfinished with it."""
         head = outcome.head
-        if outcome.fault is Fault.REFUSED:
-            seconds = OVERLOAD_SECONDS
-        elif head is not None and head.status in OVERLOADED_STATUSES:
-            seconds = max(OVERLOAD_SECONDS, _retry_after(head))
-        else:
-            return
-        backend.overloaded_until = max(backend.overloaded_until, self._clock() + seconds)
+        whole = head is not None and not head.event_stream  # its end was on its way
+        if whole or outcome.committed:
+            return False
+        return await self._relay.refused(backend, _LOOK_SECONDS)
 
     def _settle(self, call: Call, done: Dispatched, record: RequestRecord) -> None:
         """Raise what is left to be said of a call that brought no reply."""
@@ -297,15 +246,7 @@ def _label(outcome: Outcome) -> str:
             return "connect_error"
         case Fault.REFUSED:
             return "overloaded"
-        case Fault.STALE | Fault.RESET | Fault.UNSENT | Fault.TRUNCATED:
+        case Fault.STALE | Fault.UNSENT | Fault.RESET | Fault.DIED | Fault.TRUNCATED:
             return "reset"
         case _:
             return "timeout"
-
-
-def _retry_after(head: ReplyHead) -> float:
-    """Seconds of a Retry-After header in its numeric form (RFC 9110 §10.2.3), else 0."""
-    for name, value in head.headers:
-        if name.lower() == b"retry-after" and value.isdigit():
-            return min(float(value), _MAX_RETRY_AFTER)
-    return 0.0

@@ -280,13 +280,9 @@ def new_request_id(milliseconds: int, random_bits: int) -> str:
         random_bits: 74 bits of randomness.
     """
     time = milliseconds & 0xFFFF_FFFF_FFFF
-    return "%08x-%04x-7%03x-%04x-%012x" % (
-        time >> 16,
-        time & 0xFFFF,
-        random_bits >> 62 & 0xFFF,
-        0x8000 | random_bits >> 48 & 0x3FFF,
-        random_bits & 0xFFFF_FFFF_FFFF,
-    )
+    high, low = random_bits >> 62 & 0xFFF, random_bits & 0xFFFF_FFFF_FFFF
+    variant = 0x8000 | random_bits >> 48 & 0x3FFF
+    return f"{time >> 16:08x}-{time & 0xFFFF:04x}-7{high:03x}-{variant:04x}-{low:012x}"
 
 
 class TrustedProxies:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ollad.backends.breaker import WARY_SECONDS, eligible
+from ollad.backends.breaker import eligible
+from ollad.conduct import Conduct
 from ollad.errors import UnavailableError
 from ollad.routing.demand import UNKNOWN
+from ollad.routing.priority import Tier
 from ollad.routing.prompt import Prompt, PromptReader
 from ollad.routing.selection import make_policy
-from ollad.routing.priority import Tier
 from ollad.waiting import WaitingRoom
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ollad.backends.pool import Pool
     from ollad.call import Call
     from ollad.config.schema import Proxy, Routing
+    from ollad.metrics import Telemetry
     from ollad.routing.demand import Demand
     from ollad.routing.policy import Policy, Standing, Ticket
 
@@ -30,6 +32,9 @@ __all__ = ["NO_PROMPT", "Place", "Placement"]
 
 NO_PROMPT: Final = Prompt(UNKNOWN, 0, b"", 1)
 """Of a request whose prompt nobody reads."""
+
+_GONE: Final = Tier(priority=0)
+_NOBODY: Final = "no_backend"
 
 _INDIFFERENT: Final = frozenset({"least-connections", "round-robin"})
 """Policies to which the prompt is nothing."""
@@ -59,25 +64,34 @@ class Placement:
 
     Args:
         routing: which policy to choose by.
+        telemetry: counts who waits.
         clock: monotonic seconds.
         random: uniform in 0..1.
+        policy: to choose by instead.
 
     Attributes:
+        conduct: what backends did.
         room: those who wait for a backend.
     """
 
     def __init__(
-        self, routing: Routing, clock: Callable[[], float], random: Callable[[], float]
+        self,
+        routing: Routing,
+        telemetry: Telemetry,
+        clock: Callable[[], float],
+        random: Callable[[], float],
+        *,
+        policy: Policy | None = None,
     ) -> None:
+        self._telemetry = telemetry
         self._clock = clock
         self._random = random
         self._tiers: Mapping[str, Tier] = {}
-        self._limited = False
-        self._wary_until = 0.0
-        self.room: WaitingRoom[Place] = WaitingRoom(self.give_back)
         self._routing = routing
-        self._policy = self._make_policy(routing)
+        self._policy = policy or self._make_policy(routing)
         self._reader = _reader(routing)
+        self.conduct = Conduct(telemetry)
+        self.room: WaitingRoom[Place] = WaitingRoom(self._give_back)
 
     def adopt(self, routing: Routing, pool: Pool) -> None:
         """Choose by ``routing`` from now on, among the backends of ``pool``.
@@ -93,7 +107,6 @@ class Placement:
             backend.name: Tier(backend.endpoint.priority, backend.endpoint.max_concurrent)
             for backend in pool
         }
-        self._limited = any(tier.max_concurrent for tier in self._tiers.values())
 
     def standings(self) -> Mapping[str, Standing]:
         """What the policy keeps of each backend, by name."""
@@ -128,72 +141,79 @@ class Placement:
         Raises:
             UnavailableError: there is none, or none became free in time.
         """
-        if not self.room.count or not self._limited:
-            place = self._place(pool, call, demand, tried)
-            if place is not None:
-                return place
-        queue = proxy.queue
+        place = None if pool.limited else self._place(pool, call, demand, tried)
+        if place is not None:
+            return place
+        queue, came = proxy.queue, self._clock()
         limits = [limit for limit in (queue.timeout, patience) if limit]
-        return await self.room.enter(
-            call.model,
-            call.tenant,
-            lambda: self._place(pool, call, demand, tried),
-            size=queue.size,
-            patience=min(limits, default=None),
-        )
+        try:
+            place = await self.room.enter(
+                call.model,
+                call.tenant,
+                lambda: self._place(pool, call, demand, tried),
+                size=queue.size,
+                patience=min(limits, default=None),
+            )
+        except UnavailableError as error:
+            if error.code != _NOBODY:
+                self._telemetry.queue_refusal(call.family, error.code)
+            raise
+        self._telemetry.queue_left(call.family, self._clock() - came)
+        return place
 
-    def give_back(self, place: Place) -> None:
-        """The request has left its place, or never came to use it."""
+    def leave(self, place: Place) -> None:
+        """The exchange is over; the next who waits may have the place."""
         place.backend.in_flight -= 1
-        place.ticket.end(self._clock())
-        self.vacated()
-
-    def vacated(self) -> None:
-        """Let in who waits for a place that became free."""
         if self.room.count:
             self.room.call()
 
-    def beware(self, backend: Backend) -> None:
-        """Look out for ejected backends from now on, as ``backend`` is."""
-        self._wary_until = max(self._wary_until, backend.breaker.until + WARY_SECONDS)
+    def _give_back(self, place: Place) -> None:
+        """The place was not used."""
+        place.ticket.end(self._clock())
+        self.leave(place)
 
     def _place(
         self, pool: Pool, call: Call, demand: Demand, tried: Sequence[Backend]
     ) -> Place | None:
-        """A place, if some backend has room."""
+        """A place, unless every backend that might give one has no room now.
+
+        Raises:
+            UnavailableError: there is no such backend.
+        """
         now = self._clock()
         candidates = _candidates(pool, call)
         if tried:
             candidates = [backend for backend in candidates if backend not in tried]
         if not candidates:
-            raise _nobody()
+            raise UnavailableError(
+                "No backend can take this request now. Try again shortly; "
+                "/internal/status says why each backend is out.",
+                code=_NOBODY,
+            )
         alone = len(candidates) == 1
-        if now < self._wary_until:
+        if now < self.conduct.wary_until:
             candidates = eligible(candidates, now)
-        if self._limited:
-            candidates = [backend for backend in candidates if _has_room(backend)]
+        if pool.limited:
+            candidates = [backend for backend in candidates if backend.in_flight < backend.limit]
             if not candidates:
                 return None
-        # the protocol of policies knows backends by what they read of them
+        # the protocol of policies knows of a backend what they read of it
         backend: Backend = self._policy.pick(candidates, demand, now)  # type: ignore[assignment]
         backend.in_flight += 1
         if not backend.breaker.closed:
             backend.breaker.tried(now)
         return Place(backend, self._policy.begin(backend, demand, now), now, alone)
 
+    def _tier(self, name: str) -> Tier:
+        # requests that began before a reload may still look for a backend that is gone
+        return self._tiers.get(name, _GONE)
+
     def _make_policy(self, routing: Routing) -> Policy:
-        return make_policy(
-            routing.policy, routing.prefix, lambda name: self._tiers[name], self._random
-        )
+        return make_policy(routing.policy, routing.prefix, self._tier, self._random)
 
 
 def _reader(routing: Routing) -> PromptReader | None:
     return None if routing.policy in _INDIFFERENT else PromptReader(routing.prefix.block_bytes)
-
-
-def _has_room(backend: Backend) -> bool:
-    limit = backend.endpoint.max_concurrent
-    return not limit or backend.in_flight < limit
 
 
 def _candidates(pool: Pool, call: Call) -> Sequence[Backend]:
@@ -207,11 +227,3 @@ def _candidates(pool: Pool, call: Call) -> Sequence[Backend]:
     if suits is not None:
         candidates = [backend for backend in candidates if suits(backend)]
     return candidates
-
-
-def _nobody() -> UnavailableError:
-    return UnavailableError(
-        "No backend can take this request now. Try again shortly; "
-        "/internal/status says why each backend is out.",
-        code="no_backend",
-    )

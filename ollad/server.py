@@ -18,7 +18,7 @@ from ollad.handlers.models import CATALOGUE, ModelCatalogue
 from ollad.middleware import Frame, announce, refuse_malformed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Iterable
 
     from structlog.typing import FilteringBoundLogger
 

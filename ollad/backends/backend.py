@@ -6,6 +6,7 @@ the rest the dispatcher.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakSet
 
@@ -20,15 +21,17 @@ __all__ = ["DRAINING", "Backend", "Watcher"]
 DRAINING: Final = "draining"
 """What the state of a backend is called while an operator keeps requests away from it."""
 
+_UNLIMITED: Final = sys.maxsize
+
 OVERLOAD_WEIGHT: Final = 0.1
 """What is left of the weight of a backend that just answered 429 or 503."""
 
 
 class Watcher(Protocol):
-    """What keeps something that it worked out from the state of backends."""
+    """What keeps something that it worked out from snapshots."""
 
     def backend_changed(self) -> None:
-        """A snapshot has been replaced, or an operator's order given."""
+        """A snapshot has been replaced, or an operator has given an order."""
 
 
 class Backend:
@@ -39,6 +42,7 @@ class Backend:
         name: the configured name.
         in_flight: requests sent there whose reply has not ended.
         overloaded_until: monotonic time before which it counts as overloaded, seconds.
+        limit: requests in flight that it is sent at most.
         breaker: the failures of requests that were sent there.
         lacks: page routes that this incarnation answered with 404 or 405.
     """
@@ -53,6 +57,7 @@ class Backend:
         "breaker",
         "endpoint",
         "in_flight",
+        "limit",
         "name",
         "overloaded_until",
     )
@@ -61,11 +66,12 @@ class Backend:
         self.endpoint = endpoint
         self.name = endpoint.name
         self.in_flight = 0
+        self.limit = endpoint.max_concurrent or _UNLIMITED
         self.overloaded_until = 0.0
         self.breaker = Breaker()
         self._snapshot = Snapshot()
-        self._models: frozenset[str] = frozenset()
         self._drained_at: float | None = None
+        self._models: frozenset[str] = frozenset()
         self._pools: WeakSet[Watcher] = WeakSet()
         self._lacks: set[str] = set()
         self._lacks_incarnation: str | None = None
@@ -85,7 +91,8 @@ class Backend:
     def snapshot(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self._models = frozenset(snapshot.model_ids)
-        self._changed()
+        for pool in self._pools:
+            pool.backend_changed()
 
     @property
     def drained_at(self) -> float | None:
@@ -93,22 +100,19 @@ class Backend:
         return self._drained_at
 
     @drained_at.setter
-    def drained_at(self, wall: float | None) -> None:
-        self._drained_at = wall
-        self._changed()
-
-    def watch(self, pool: Watcher) -> None:
-        """Tell ``pool`` of every change, as long as it is in use."""
-        self._pools.add(pool)
-
-    def _changed(self) -> None:
+    def drained_at(self, since: float | None) -> None:
+        self._drained_at = since
         for pool in self._pools:
             pool.backend_changed()
+
+    def watch(self, pool: Watcher) -> None:
+        """Tell ``pool`` of every change of who takes requests, as long as it is in use."""
+        self._pools.add(pool)
 
     @property
     def routable(self) -> bool:
         """Whether requests may be sent there."""
-        return self._drained_at is None and self._snapshot.state.routable
+        return self.drained_at is None and self.snapshot.state.routable
 
     @property
     def state(self) -> str:
@@ -130,7 +134,7 @@ class Backend:
 
     def weight(self, now: float) -> float:
         """Its weight, 0..1, at monotonic time ``now``, overload included."""
-        weight = 0.0 if self._drained_at is not None else self._snapshot.weight
+        weight = 0.0 if self.drained_at is not None else self.snapshot.weight
         return weight * OVERLOAD_WEIGHT if now < self.overloaded_until else weight
 
     def serves(self, model: str) -> bool:

@@ -158,7 +158,8 @@ class Breaker:
         self.failures = 0
         self._troubled = False
         self._closed_at = now
-        self._forget_counts()
+        self._buckets.clear()
+        self._answered = self._failed = 0
         return True
 
     def _eject(self, now: float, reason: str) -> bool:
@@ -170,7 +171,6 @@ class Breaker:
         self.ejections += 1
         self.reason = reason
         self._ejected_at = now
-        self._forget_counts()
         return True
 
     def _turn(self, now: float) -> None:
@@ -192,10 +192,6 @@ class Breaker:
             self._failed + sum(failed for _, _, failed in self._buckets),
             self._answered + sum(answered for _, answered, _ in self._buckets),
         )
-
-    def _forget_counts(self) -> None:
-        self._buckets.clear()
-        self._answered = self._failed = 0
 
 
 def eligible(candidates: Sequence[Backend], now: float) -> Sequence[Backend]:

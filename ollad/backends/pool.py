@@ -15,13 +15,25 @@ __all__ = ["Pool"]
 
 
 class Pool:
-    """An ordered, immutable collection of backends."""
+    """An ordered, immutable collection of backends.
 
-    __slots__ = ("__weakref__", "_backends", "_by_model", "_by_name", "_routable")
+    Attributes:
+        limited: whether some backend takes no more than so many requests at once.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_backends",
+        "_by_model",
+        "_by_name",
+        "_routable",
+        "limited",
+    )
 
     def __init__(self, backends: Iterable[Backend]) -> None:
         self._backends = tuple(backends)
         self._by_name = {backend.name: backend for backend in self._backends}
+        self.limited = any(backend.endpoint.max_concurrent for backend in self._backends)
         self._routable: tuple[Backend, ...] | None = None
         self._by_model: dict[str, tuple[Backend, ...]] = {}
         for backend in self._backends:

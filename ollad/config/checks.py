@@ -15,8 +15,10 @@ __all__ = ["check"]
 _LEAST_INTERVAL: Final = 0.1
 """Seconds; more than ten rounds of probes a second are load, not health checks."""
 
-_LEAST_BLOCK: Final = 16
+_SHORTEST_BLOCK: Final = 16
 """Bytes; shorter blocks cost more to compare than they tell."""
+_LONGEST_BLOCK: Final = 4096
+"""Bytes; most prompts are shorter than a few of these, and would be as good as unknown."""
 
 
 def check(tree: dict[str, Any], problems: Problems) -> None:
@@ -85,10 +87,11 @@ def _check_aliases(aliases: dict[str, str], problems: Problems) -> None:
 
 def _check_blocks(prefix: dict[str, Any], problems: Problems) -> None:
     block_bytes = prefix.get("block_bytes")
-    if block_bytes is not None and block_bytes < _LEAST_BLOCK:
-        written = problems.written("routing.prefix.block_bytes", str(block_bytes))
+    if block_bytes is not None and not _SHORTEST_BLOCK <= block_bytes <= _LONGEST_BLOCK:
+        path = "routing.prefix.block_bytes"
+        written = problems.written(path, str(block_bytes))
         problems.add(
-            "routing.prefix.block_bytes", f"{written} is too short; write {_LEAST_BLOCK} or more"
+            path, f"{written} is not from {_SHORTEST_BLOCK} to {_LONGEST_BLOCK}; write 128"
         )
 
 

@@ -55,9 +55,9 @@ class Kind(enum.Enum):
     NAME = "a name of letters, digits, '.', '_' and '-'"
     BOOLEAN = "true or false"
     POSITIVE = "a whole number, 1 or more"
+    FACTOR = "a number, 1 or more"
     COUNT = "a whole number, 0 or more"
     FRACTION = "a number from 0 to 1"
-    FACTOR = "a number, 1 or more"
     DURATION = "a duration such as 250ms, 5s, 2m, 1h or 0"
     PERIOD = "a duration above 0 such as 250ms, 5s, 2m or 1h"
     SIZE = "a size such as 64KiB or 8MiB"
@@ -146,7 +146,9 @@ class Endpoint:
         False,
     )
     max_concurrent: int = key(
-        Kind.COUNT, "Most requests sent there at a time; others wait (proxy.queue). 0: no limit.", 0
+        Kind.COUNT,
+        "Requests under way there at once, beyond which others wait in proxy.queue; 0: no limit.",
+        0,
     )
     models: ModelFilter = key(
         Kind.SECTION, "Which of the backend's models to offer.", ModelFilter()
@@ -158,18 +160,17 @@ class PrefixSettings:
     """``routing.prefix``: how prompts are known again, and what a cached prefix is worth."""
 
     block_bytes: int = key(
-        Kind.POSITIVE, "Bytes of prompt in the first blocks that are compared; at least 16.", 128
+        Kind.POSITIVE, "Bytes of prompt in the first blocks that are compared; 16 to 4096.", 128
     )
     recompute_price: float = key(
         Kind.FACTOR,
-        "What a token costs that some backend has cached and another would have to prefill again, "
-        "in tokens of waiting.",
+        "What it costs to prefill a token that another backend has cached, in tokens of waiting.",
         3.0,
     )
     popular_after: int = key(
         Kind.POSITIVE,
-        "Times a prefix has been seen when it counts as shared, so that one more backend may "
-        "well have it, too.",
+        "Times a prefix has been seen when it counts as shared by many, so that to prefill it on "
+        "one more backend costs no more than its tokens.",
         4,
     )
 
@@ -180,7 +181,7 @@ class Routing:
 
     policy: str = key(
         Kind.CHOICE,
-        "prefix-cache: where the first token is expected soonest. priority: the same among the "
+        "prefix-cache: where the first token is expected soonest; priority: the same among the "
         "backends of the highest priority that have room.",
         "prefix-cache",
         choices=("prefix-cache", "least-connections", "round-robin", "priority"),
@@ -195,10 +196,10 @@ class Routing:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """``proxy.queue``: requests that wait because every backend has its ``max_concurrent``."""
+    """``proxy.queue``: requests that wait while backends are at their max_concurrent."""
 
-    size: int = key(Kind.COUNT, "Most requests that wait for a model; more get 503.", 512)
-    timeout: float = key(Kind.DURATION, "Longest wait, then 503; 0 is no limit.", 30.0)
+    size: int = key(Kind.COUNT, "Most that wait for one model; 0: none waits.", 512)
+    timeout: float = key(Kind.DURATION, "How long one waits at most; 0 is no limit.", 30.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,11 +215,11 @@ class Proxy:
     attempts: int = key(Kind.POSITIVE, "Most backends tried for one request.", 3)
     retry_budget: float = key(
         Kind.FRACTION,
-        "Requests that may be sent again, as a share of all; ten a second always may. A backend "
-        "that cannot be reached costs nothing of it.",
+        "Retries per request over all traffic, beyond 10 a second; connections that fail or had "
+        "been idle spend none.",
         0.2,
     )
-    queue: Queue = key(Kind.SECTION, "Who may wait.", Queue())
+    queue: Queue = key(Kind.SECTION, "Waiting while all backends are busy.", Queue())
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 __all__ = ["check_unquoted", "convert", "nearest"]
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
+_FACTOR: Final = re.compile(r"[1-9][0-9]{0,5}(?:\.[0-9]{1,6})?")
+_FRACTION: Final = re.compile(r"0(?:\.[0-9]{1,6})?|1(?:\.0{1,6})?")
+_PERCENT: Final = re.compile(r"(?:100|[1-9]?[0-9])%")
 _INTEGER: Final = re.compile(r"0|-?[1-9][0-9]*")
 _TRUE: Final = frozenset({"yes", "on", "y", "true", "1", "enabled"})
 _FALSE: Final = frozenset({"no", "off", "n", "false", "0", "disabled"})
 _HIGHEST_COUNT: Final = 1_000_000_000
-_DECIMAL: Final = re.compile(r"(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,9})?", re.ASCII)
 _YAML_NAMES: Final = MappingProxyType(
     {
         "bool": "a boolean",
@@ -122,22 +124,15 @@ def _count(text: str) -> int:
 
 
 def _fraction(text: str) -> float:
-    number = _decimal(text)
-    if number > 1:
-        raise InvalidValueError("must be from 0 to 1")
-    return number
+    if not _FRACTION.fullmatch(text):
+        fix = f"write {float(text[:-1]) / 100:g}" if _PERCENT.fullmatch(text) else ""
+        raise InvalidValueError("at most 1, with at most six decimals", fix)
+    return float(text)
 
 
 def _factor(text: str) -> float:
-    number = _decimal(text)
-    if number < 1:
-        raise InvalidValueError("must be at least 1")
-    return number
-
-
-def _decimal(text: str) -> float:
-    if not _DECIMAL.fullmatch(text):
-        raise InvalidValueError("decimal digits only, such as 0.25")
+    if not _FACTOR.fullmatch(text):
+        raise InvalidValueError("at least 1, with at most six decimals")
     return float(text)
 
 

@@ -117,17 +117,6 @@ def _books(standing: Standing | None) -> dict[str, Any] | None:
     }
 
 
-def _queue(gateway: Gateway) -> dict[str, Any]:
-    """Who waits for a backend."""
-    queue, waiting = gateway.runtime.config.proxy.queue, gateway.dispatcher.placement.room
-    return {
-        "waiting": waiting.count,
-        "by_model": {model or "": count for model, count in waiting.waiting().items()},
-        "size": queue.size,
-        "timeout": format_duration(queue.timeout),
-    }
-
-
 def _endpoint(backend: Backend, now: float, ahead: float, health: Health) -> dict[str, Any]:
     """One backend at monotonic ``now``, of which wall-clock time is ``ahead`` seconds."""
     snapshot = backend.snapshot
@@ -202,6 +191,15 @@ def _ejection(breaker: Breaker, now: float, ahead: float) -> dict[str, Any] | No
         "until": iso_time(breaker.until + ahead),
         "times": breaker.ejections,
         "on_trial": now >= breaker.until,
+    }
+
+
+def _queue(gateway: Gateway) -> dict[str, Any]:
+    """Who waits while all backends are busy; requests that name no model are under ``""``."""
+    waiting = gateway.dispatcher.placement.room.waiting()
+    return {
+        "size": gateway.runtime.config.proxy.queue.size,
+        "waiting": {model or "": count for model, count in waiting.items()},
     }
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ollad.backends.backend import Backend
     from ollad.routing.policy import Standing
 
-__all__ = ["BackendCollector", "DroppedLinesCollector", "PlacementCollector"]
+__all__ = ["BackendCollector", "BooksCollector", "DroppedLinesCollector", "QueueCollector"]
 
 _LABELS = ("backend",)
 
@@ -56,14 +56,19 @@ class BackendCollector:
         )
         yield _states(backends)
         yield _gauge(
-            "ollad_backend_ejected",
-            "Whether requests are kept away because they failed there.",
-            ((b, float(not b.breaker.admits(now))) for b in backends),
-        )
-        yield _gauge(
             "ollad_backend_weight_ratio",
             "Weight of the backend in the choice, overload included; 1 is the most.",
             ((b, b.weight(now)) for b in backends),
+        )
+        yield _gauge(
+            "ollad_backend_ejected",
+            "Whether requests are kept away from the backend, or only tried, as they failed there.",
+            ((b, float(not b.breaker.closed)) for b in backends),
+        )
+        yield _gauge(
+            "ollad_backend_overloaded",
+            "Whether the backend just said that it has enough (429, 503 or its queue is full).",
+            ((b, float(now < b.overloaded_until)) for b in backends),
         )
         yield _gauge(
             "ollad_backend_requests_in_flight",
@@ -87,21 +92,41 @@ class BackendCollector:
         )
 
 
-class PlacementCollector:
-    """What routing keeps of each backend, and who waits for one.
+class QueueCollector:
+    """The requests that wait for a backend, by model.
 
     Args:
-        standings: gives what the policy keeps, by backend.
-        waiting: gives how many requests wait, by model; None stands for those that name none.
+        waiting: gives their number by model; None stands for those that name none.
     """
 
-    def __init__(
-        self,
-        standings: Callable[[], Mapping[str, Standing]],
-        waiting: Callable[[], Mapping[str | None, int]],
-    ) -> None:
-        self._standings = standings
+    def __init__(self, waiting: Callable[[], Mapping[str | None, int]]) -> None:
         self._waiting = waiting
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: the name is this collector's alone."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the lengths of all lines."""
+        family = GaugeMetricFamily(
+            "ollad_queue_requests",
+            "Requests that wait while every backend of their model is at its max_concurrent.",
+            labels=("model",),
+        )
+        for model, count in self._waiting().items():
+            family.add_metric((model or "",), count)
+        yield family
+
+
+class BooksCollector:
+    """What routing keeps of each backend.
+
+    Args:
+        standings: gives it by the backend's name.
+    """
+
+    def __init__(self, standings: Callable[[], Mapping[str, Standing]]) -> None:
+        self._standings = standings
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: the names are this collector's alone."""
@@ -109,7 +134,7 @@ class PlacementCollector:
 
     def collect(self) -> Iterator[Metric]:
         """Read the books."""
-        blocks, memory, pending, confidence = (
+        blocks, memory, pending, confidence = families = tuple(
             GaugeMetricFamily(f"ollad_routing_{name}", documentation, labels=_LABELS)
             for name, documentation in _BOOKS
         )
@@ -118,15 +143,7 @@ class PlacementCollector:
             memory.add_metric((name,), standing.index_bytes)
             pending.add_metric((name,), standing.pending_tokens)
             confidence.add_metric((name,), standing.confidence)
-        yield from (blocks, memory, pending, confidence)
-        queue = GaugeMetricFamily(
-            "ollad_queue_requests",
-            "Requests that wait because every backend has its max_concurrent.",
-            labels=("model",),
-        )
-        for model, count in self._waiting().items():
-            queue.add_metric((model or "",), count)
-        yield queue
+        yield from families
 
 
 class DroppedLinesCollector:

@@ -15,8 +15,9 @@ from ollad import __version__
 from ollad.metrics.children import Children
 from ollad.metrics.collectors import (
     BackendCollector,
+    BooksCollector,
     DroppedLinesCollector,
-    PlacementCollector,
+    QueueCollector,
 )
 from ollad.metrics.counter import Counter, Gauge
 from ollad.metrics.histogram import Histogram
@@ -42,6 +43,7 @@ _GAP_BUCKETS: Final = (
     *(0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75),
     *(1, 2.5, 10),
 )
+_QUEUE_BUCKETS: Final = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120)
 _PROBE_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _FIRST_TOKEN_BUCKETS: Final = (
     *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320),
@@ -81,7 +83,6 @@ class Telemetry:
         self._page: dict[tuple[str, str], PageHistograms] = {}
         self._declare_requests()
         self._declare_upstream()
-        self._declare_placement()
         self._declare_reloads()
         self._declare_page()
         Info("ollad_build", "The running ollad.", registry=self.registry).info(
@@ -146,6 +147,22 @@ class Telemetry:
             "Requests that failed with no attempt or backend left.",
             ("family",),
         )
+        self._queue_wait = self._histogram(
+            "ollad_queue_wait_seconds",
+            "Time that requests to backends with a max_concurrent waited for room.",
+            ("family",),
+            _QUEUE_BUCKETS,
+        )
+        self._queue_refusals = self._counter(
+            "ollad_queue_refusals_total",
+            "Requests refused as the queue was full, or as they had waited too long.",
+            ("family", "reason"),
+        )
+        self._ejections = self._counter(
+            "ollad_backend_ejections_total",
+            "Times that requests were kept away from a backend because they failed there.",
+            ("backend",),
+        )
         self._checks = self._counter(
             "ollad_health_checks_total", "Rounds of probes, by result.", ("backend", "result")
         )
@@ -154,13 +171,6 @@ class Telemetry:
             "Duration of a round of probes.",
             ("backend",),
             _PROBE_BUCKETS,
-        )
-
-    def _declare_placement(self) -> None:
-        self._ejections = self._counter(
-            "ollad_backend_ejections_total",
-            "Times that a backend was left alone because requests failed there.",
-            ("backend",),
         )
 
     def _declare_reloads(self) -> None:
@@ -236,22 +246,13 @@ class Telemetry:
         self._pool = pool
         self.registry.register(BackendCollector(pool, clock))
 
-    def bind_placement(
-        self,
-        standings: Callable[[], Mapping[str, Standing]],
-        waiting: Callable[[], Mapping[str | None, int]],
-    ) -> None:
-        """Show what routing keeps of backends, and who waits for one; to be called once.
+    def bind_queue(self, waiting: Callable[[], Mapping[str | None, int]]) -> None:
+        """Show how many requests wait, by model; to be called once."""
+        self.registry.register(QueueCollector(waiting))
 
-        Args:
-            standings: gives what the policy keeps, by backend.
-            waiting: gives how many requests wait, by model.
-        """
-        self.registry.register(PlacementCollector(standings, waiting))
-
-    def ejected(self, backend: str) -> None:
-        """A backend is left alone for a while."""
-        self._ejections[backend,].value += 1
+    def bind_books(self, standings: Callable[[], Mapping[str, Standing]]) -> None:
+        """Show what routing keeps of each backend, by name; to be called once."""
+        self.registry.register(BooksCollector(standings))
 
     def bind_log(self, dropped: Callable[[], int]) -> None:
         """Show how many log lines were dropped; to be called once."""
@@ -320,6 +321,18 @@ class Telemetry:
     def retries_exhausted(self, family: str) -> None:
         """A request that might be sent again is not: no attempt or no backend is left."""
         self._exhausted[family,].value += 1
+
+    def queue_left(self, family: str, seconds: float) -> None:
+        """A request got its place after ``seconds``."""
+        self._queue_wait[family,].observe(seconds)
+
+    def queue_refusal(self, family: str, reason: str) -> None:
+        """A request got no place; ``reason`` is one of a fixed set of words."""
+        self._queue_refusals[family, reason].value += 1
+
+    def ejection(self, backend: str) -> None:
+        """Requests are kept away from a backend for a while, as they fail there."""
+        self._ejections[backend,].value += 1
 
     def stream_abort(self, family: str, side: str) -> None:
         """A reply under way was cut; ``side`` is client, upstream or shutdown."""

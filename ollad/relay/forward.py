@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Relay"]
 
+_NEVER: Final = float("inf")
+
 _DEATH_SECONDS: Final = (0.0, 0.05, 0.2)
 """Pauses before each look whether a backend that dropped a connection has died."""
-
-_NEVER: Final = float("inf")
 
 _STALE_SECONDS: Final = 1.0
 """A reused connection that ends later than this was not closed for being idle."""
@@ -86,20 +86,20 @@ class Relay:
         pool = self._pools.pool(backend.endpoint.url)
         return exchange.run(pool, request)
 
-    async def refuses(self, backend: Backend, proxy: Proxy) -> bool:
-        """Whether ``backend`` refuses connections, for certain: nobody listens there any more.
+    async def refused(self, backend: Backend, seconds: float) -> bool:
+        """Whether ``backend`` refuses connections now.
 
-        A process that was killed takes a moment to die, so it is asked more than once.
+        A process that was killed takes a moment to let go of its sockets, so it is asked more
+        than once; each time it may take ``seconds``.
         """
-        pool = self._pools.pool(backend.endpoint.url)
         for pause in _DEATH_SECONDS:
             await asyncio.sleep(pause)
             try:
-                async with asyncio.timeout(min(proxy.connect_timeout or 1.0, 1.0)):
-                    connection = await pool.connect()
+                async with asyncio.timeout(seconds):
+                    connection = await self._pools.pool(backend.endpoint.url).connect()
             except ConnectionRefusedError:
                 return True
-            except (OSError, TimeoutError):
+            except OSError:  # TimeoutError is one as well
                 return False
             connection.abort()
         return False
@@ -239,9 +239,8 @@ class _Exchange:
         now = self._active = self._clock()
         if self._first_byte is None:
             self._first_byte = now - self._started
-            if self._on_first_byte is not None and self._head is not None:
-                if self._head.event_stream:
-                    self._on_first_byte(now)
+            if self._on_first_byte and self._head is not None and self._head.event_stream:
+                self._on_first_byte(now)
         reply = self._reply
         if reply is None:
             self._hold(data)
@@ -272,12 +271,12 @@ class _Exchange:
     def connection_broken(self, error: BaseException | None) -> None:  # noqa: ARG002 - all alike
         """The backend broke off."""
         connection, self._connection = self._connection, None
-        if self._head is None and connection is not None and connection.unsent:
-            self._end(Fault.UNSENT)
-        elif self._head is None:
+        if self._head is None:
             early = self._clock() - self._active <= _STALE_SECONDS
             stale = connection is not None and connection.reused and not connection.replied
-            self._end(Fault.STALE if stale and early else Fault.RESET)
+            unsent = connection is not None and connection.unsent
+            lost = Fault.UNSENT if unsent else Fault.RESET
+            self._end(Fault.STALE if stale and early else lost)
         elif self._reply is None and self._elsewhere(self._head):
             self._end(None)
         else:

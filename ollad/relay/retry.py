@@ -5,18 +5,18 @@ what happened                  again?  why
 =============================  ======  ==========================================================
 bytes reached the client       no      it would get two replies in one
 no connection                  yes     nothing was sent
+request not sent whole         yes     half a request runs nowhere
 reused connection ended        yes     the server closed it while idle (SGLang: after 5 s)
-request was not all written    yes     the backend cannot have understood it
-connection ended, and another  yes     the backend died, and the prompt with it (asked by
-is refused                             ``Relay.refuses``)
-fresh connection ended         no      the prompt may be running, or have run
+ended, connections refused     yes     the process is gone, and the run with it
+ended otherwise                no      the prompt may be running, or have run
 queue full in first event      yes     the backend said it did not take it
 429, 502, 503, 504             yes     the backend, or its proxy, did not serve it
 any other status               no      it is the backend's answer
 a timeout after connecting     no      the prompt may be running
 =============================  ======  ==========================================================
 
-The last attempt's reply is passed on whatever it is.
+The last attempt's reply is passed on whatever it is. A connection that was not made, or
+had been closed while idle, spends no retry budget: the backend never saw the request.
 """
 
 from __future__ import annotations
@@ -37,11 +37,14 @@ RETRIED_STATUSES: Final = frozenset({429, 502, 503, 504})
 """Statuses with which the request was not served, and may be elsewhere."""
 
 _RETRIED_FAULTS: Final = frozenset(
-    {Fault.CONNECT, Fault.CONNECT_TIMEOUT, Fault.STALE, Fault.UNSENT, Fault.REFUSED}
+    {
+        *(Fault.CONNECT, Fault.CONNECT_TIMEOUT, Fault.UNSENT),
+        *(Fault.STALE, Fault.DIED, Fault.REFUSED),
+    }
 )
 
 FREE_FAULTS: Final = frozenset({Fault.CONNECT, Fault.CONNECT_TIMEOUT, Fault.STALE})
-"""Faults after which to send again adds to nobody's load."""
+"""Faults after which sending again spends no retry budget."""
 
 
 def retry_reason(outcome: Outcome) -> str | None:

@@ -68,6 +68,7 @@ class Connection(asyncio.BufferedProtocol):
         reused: whether the request under way is not its first.
         unsent: whether it was lost before all of the request had been handed to the kernel.
         replied: whether any byte has come in answer to the request under way.
+        unsent: whether a part of the request under way has not left this process.
         idle_since: event-loop time since when it has been idle, seconds.
     """
 
@@ -193,8 +194,18 @@ class Connection(asyncio.BufferedProtocol):
         """Keep the transport."""
         # uvloop's transports do what asyncio's do but are not derived from them
         self._transport = cast("asyncio.Transport", transport)
+        # so that ``pause_writing`` tells of every byte that the kernel has not taken
+        self._transport.set_write_buffer_limits(high=0)
         connection = transport.get_extra_info("socket")
         self._poll.register(connection.fileno(), select.POLLIN | select.POLLRDHUP)
+
+    def pause_writing(self) -> None:
+        """A part of the request waits for the backend to take it."""
+        self.unsent = True
+
+    def resume_writing(self) -> None:
+        """The whole request has been sent."""
+        self.unsent = False
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - it is as long as it is
         """Where to read into."""

@@ -130,10 +130,11 @@ def _part(part: object) -> str:
         return _content(part)
     kind = part.get("type")
     text = part.get("text")
-    if kind in _TEXTS and isinstance(text, str):
-        return text
-    if isinstance(kind, str) and any(medium in kind for medium in _MEDIA):
-        return stand_in(part)
+    if isinstance(kind, str):
+        if kind in _TEXTS and isinstance(text, str):
+            return text
+        if any(medium in kind for medium in _MEDIA):
+            return stand_in(part)
     return _json(part)
 
 

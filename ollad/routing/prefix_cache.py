@@ -1,22 +1,26 @@
 """The default policy: the backend where the first token is expected soonest.
 
-    cost = (due + (W + n) x own + (1 + n) x shared + c x in flight) / weight
+    cost = (ahead + mine + (W - 1) x repeated own + n x repeated + c x in flight) / weight
 
-``due`` is what the backend has been sent and must prefill yet; ``own`` what it would have to
-prefill of this prompt alone; ``shared`` the part of the same that many requests have in common;
-``n`` how many requests wait for their prefill at the backend where the fewest do.
+``ahead`` is what the backend has been sent and must prefill yet, ``mine`` what it would have to
+prefill of this prompt. ``repeated`` is how much more that is than at the backend that has most of
+the prompt cached, and ``repeated own`` the part of it that few requests have in common.
 
-There are two prices because to prefill one conversation's history a second time is waste (W), while
-a prefix that many share is an investment wherever it goes (1). With one price, 1 for all forgets
-conversations, and W for all crowds everyone onto the backend that holds a popular prefix. Both rise
-by ``n``, since what is computed needlessly delays all who come behind: not while some backend is
-idle, but where even the shortest queue is long nothing can be afforded but what is cached, and the
-queues shrink again. It is the shortest queue that tells, for a long one alone only says that one
-backend is popular, and to pay more for leaving it would make its queue longer still.
+To prefill one conversation's history a second time is waste, so it costs W times its wait; a prefix
+that many share is an investment wherever it goes, and costs its wait. With one price, the low one
+for all forgets conversations, and the high one for all crowds everyone onto the backend that holds
+a popular prefix.
+
+Both prices rise by ``n``, the number of requests that wait for their prefill where the fewest do,
+since what is computed needlessly delays all who come behind. While some backend is idle that is
+none; where even the shortest queue is long, nothing but what is cached can be afforded, and the
+queues shrink again. It is the shortest queue that tells: a long one alone says that one backend is
+popular, and to pay more for leaving it would make its queue longer still.
 """
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from ollad.routing.index import PrefixIndex
@@ -28,10 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ollad.backends.snapshot import Snapshot
+    from ollad.config.schema import PrefixSettings
     from ollad.routing.demand import Demand
     from ollad.routing.ledger import Due
     from ollad.routing.policy import Candidate
-    from ollad.config.schema import PrefixSettings
 
 __all__ = ["PrefixCache"]
 
@@ -75,27 +79,30 @@ class PrefixCache:
         own = tokens - demand.prefix_tokens(self._popularity.popular(demand.chain))
         surcharge = self._price - 1.0
         matched, prefix = 0, 0.0
-        behind = _INFINITE
         bids = []
         for candidate in candidates:
             weight = candidate.weight(now)
             if weight <= 0:
                 continue
             book = self._book(candidate, now)
-            ledger = book.ledger
             found = book.index.match(backwards)
             if found != matched:
                 matched, prefix = found, demand.prefix_tokens(found)
             due = tokens - prefix * book.confidence
-            work = ledger.pending(now) + _IN_FLIGHT_TOKENS * candidate.in_flight
-            work += due + surcharge * min(own, due)
-            behind = min(behind, ledger.waiting)
-            bids.append((work, due, weight, candidate))
+            ahead = book.ledger.pending(now) + _IN_FLIGHT_TOKENS * candidate.in_flight
+            bids.append((due, ahead, book.ledger.waiting, weight, candidate))
         if not bids:
             return min(candidates, key=_in_flight)
-        costs = [(work + behind * due) / weight for work, due, weight, _ in bids]
+        least = min(bids, key=_due)[0]
+        least_own = min(least, own)
+        behind = min(bids, key=_waiting)[2]
+        costs = [
+            (ahead + due + surcharge * (min(due, own) - least_own) + behind * (due - least))
+            / weight
+            for due, ahead, _, weight, _ in bids
+        ]
         bound = min(costs) * _NEAR
-        near = [bid[3] for cost, bid in zip(costs, bids, strict=True) if cost <= bound]
+        near = [bid[-1] for cost, bid in zip(costs, bids, strict=True) if cost <= bound]
         return near[0] if len(near) == 1 else self._emptiest(near)
 
     def begin(self, backend: Candidate, demand: Demand, now: float) -> _Ticket:
@@ -138,6 +145,10 @@ class PrefixCache:
         least = min(fills)
         emptiest = [backend for backend, fill in zip(near, fills, strict=True) if fill == least]
         return emptiest[int(self._random() * len(emptiest))]
+
+
+_due = itemgetter(0)
+_waiting = itemgetter(2)
 
 
 def _in_flight(backend: Candidate) -> int:

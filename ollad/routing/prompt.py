@@ -68,8 +68,11 @@ class Prompt:
         Args:
             message: the message of a chat, as its next request will repeat it; or the text that
                 was generated after a plain prompt.
+
+        Returns:
+            None of them if the prompt was of a route whose prompts are not read.
         """
-        if not self.demand.chain and not self._tail:
+        if self._block_bytes == 0:
             return ()
         data = self._tail + answer_text(message).encode("utf-8", "surrogatepass")
         first = len(self.demand.chain)
@@ -108,7 +111,7 @@ class PromptReader:
             kind, data, tokens = _plain(document)
         else:
             worth = size / _BYTES_PER_TOKEN if target in _EMBEDDINGS else 0.0
-            return Prompt(Demand((), worth, 1.0, silent=silent), 0, b"", self._block_bytes)
+            return Prompt(Demand((), worth, 1.0, silent=silent), 0, b"", 0)
         get = document.get
         seed = hash(
             (

@@ -338,8 +338,8 @@ def _event_usage(document: dict[str, Any]) -> Usage:
 
 def _merge(found: Usage, earlier: Usage) -> Usage:
     """``found``, with what it lacks taken from an earlier event."""
-    return Usage(
-        *[mine if mine is not None else theirs for mine, theirs in zip(found, earlier, strict=True)]
+    return Usage._make(
+        [mine if mine is not None else theirs for mine, theirs in zip(found, earlier, strict=True)]
     )
 
 

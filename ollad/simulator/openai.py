@@ -115,4 +115,4 @@ async def _full_stream(responder: Responder) -> web.StreamResponse:
     # This event alone is written by json.dumps there: with a blank after colons and commas.
     text = ", ".join(f'"{key}": {orjson.dumps(value).decode()}' for key, value in error.items())
     await responder.raw(f'data: {{"error": {{{text}}}}}\n\n'.encode())
-    return await responder.done()
+    return await responder.done(completed=False)

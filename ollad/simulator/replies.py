@@ -76,9 +76,14 @@ async def dress(request: web.Request, response: web.StreamResponse) -> None:
 
 
 class Responder:
-    """Answers one generation request, or breaks off where a fault says so."""
+    """Answers one generation request, or breaks off where a fault says so.
+
+    Attributes:
+        completed: whether all that was asked for has been generated, sent or not.
+    """
 
     def __init__(self, request: web.Request, fault: Fault | None) -> None:
+        self.completed = False
         self._request = request
         self._fault = fault
         self._busy = fault is not None and fault.mode is FailMode.BUSY
@@ -97,6 +102,7 @@ class Responder:
     async def document(self, value: Any, status: int = 200) -> web.Response:
         """A whole reply."""
         response = json_reply(value, status)
+        self.completed = status == 200
         if self._fault is not None and self._fault.mode is not FailMode.STALL:
             await self._break_off(response)
         return response
@@ -120,8 +126,9 @@ class Responder:
         self._left -= 1
         await stream.write(event)
 
-    async def done(self) -> web.StreamResponse:
-        """Send the last event and the end of the body."""
+    async def done(self, *, completed: bool = True) -> web.StreamResponse:
+        """Send the last event and the end of the body; after an error, nothing was completed."""
+        self.completed = completed
         if self._fault is not None and not self._busy:
             self._left = 0
         await self.raw(_DONE)

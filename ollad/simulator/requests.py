@@ -115,7 +115,8 @@ def generation(handler: GenerationHandler, *, json_only: bool) -> Handler:
         finally:
             service.handling -= 1
             event = "finished" if status else "dropped"
-            service.log.write(event=event, time=time.time(), status=status, **entry)
+            ending = {"status": status, "completed": responder.completed}
+            service.log.write(event=event, time=time.time(), **ending, **entry)
         return response
 
     return handle

@@ -67,7 +67,8 @@ class Reply:
         retry_after: whether it came with ``Retry-After``.
         text: what was generated, as far as it came.
         finished: whether the content itself says that it is all.
-        error: what an error says, or an error event of a stream; empty where there is none.
+        error: code and message of an error, or of an error event of a stream; empty where there is
+            none.
         reused: whether the connection had served another request before.
     """
 
@@ -103,6 +104,7 @@ class Work:
         time: Unix seconds.
         status: of the response, 0 where there was none.
         fault: what was done to it on purpose, None for nothing.
+        completed: whether the prompt was run to its end.
     """
 
     id: str
@@ -111,12 +113,7 @@ class Work:
     time: float
     status: int
     fault: str | None
-
-    @property
-    def completed(self) -> bool:
-        """Whether the prompt was run to its end."""
-        # A busy server answers a stream with status 200 and an error in it.
-        return self.event == "finished" and self.status == 200 and self.fault != "busy"
+    completed: bool = False
 
 
 class Trouble(StrEnum):
@@ -187,4 +184,5 @@ def _works(backend: str, lines: Iterable[bytes]) -> Iterator[Work]:
             time=fields["time"],
             status=fields.get("status", 0),
             fault=fields["fault"],
+            completed=fields.get("completed", False),
         )

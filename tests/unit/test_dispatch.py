@@ -70,6 +70,7 @@ class ScriptedRelay:
         self.requests: list[UpstreamRequest] = []
         self.deadlines: list[float | None] = []
         self.in_flight: list[int] = []
+        self.dead = False
 
     async def forward(
         self,
@@ -89,6 +90,9 @@ class ScriptedRelay:
         if isinstance(answer, BaseException):
             raise answer
         return replace(answer, backend=backend.name)
+
+    async def refused(self, _backend: Backend, _seconds: float) -> bool:
+        return self.dead
 
 
 def reply(

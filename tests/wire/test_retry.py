@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import pytest
 
 from ollad.config.schema import Proxy
 from tests.wire.byte_client import until
-from tests.wire.conftest import endpoint, running
+from tests.wire.conftest import PREFIX, endpoint, running
 from tests.wire.fake_sglang import (
     STREAM_HEAD,
     FakeSGLang,
@@ -358,3 +359,67 @@ async def test_nothing_stays_in_flight_after_faults() -> None:
         for _ in range(6):
             await ollad.post(ROUTE, CHAT)
         await until(lambda: all(b.in_flight == 0 for b in ollad.gateway.runtime.pool))
+
+
+async def test_a_request_that_was_not_sent_whole_is_sent_again() -> None:
+    async def read_a_little(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(0.05)
+        writer.transport.abort()
+
+    body = io.BytesIO(json.dumps({**CHAT, "padding": "x" * 20_000_000}).encode())
+    async with two(GOOD, GOOD) as (ollad, one, other):
+        one.refuse_connections()
+        half = await asyncio.start_server(read_a_little, "127.0.0.1", one.port, limit=2**16)
+        async with half:
+            headers = {"Content-Type": "application/json"}
+            response = await ollad.session.post(PREFIX + ROUTE, data=body, headers=headers)
+        assert response.status == 200
+        assert response.headers["X-Olla-Endpoint"] == "other"
+        assert len(other.requests) == 1
+        assert attempts(ollad, "reset") == 1
+
+
+@pytest.mark.parametrize("body", [CHAT, STREAM], ids=["whole", "stream"])
+async def test_a_run_that_died_with_its_backend_is_sent_again(body: dict[str, Any]) -> None:
+    async def die(exchange: Exchange) -> None:
+        one.refuse_connections()
+        exchange.reset()
+
+    async with two(GOOD, GOOD) as (ollad, one, other):
+        one.scripts[ROUTE] = die
+        response, _ = await ollad.post(ROUTE, body)
+        assert response.headers["X-Olla-Endpoint"] == "other"
+        assert (len(one.requests), len(other.requests)) == (1, 1)
+
+
+async def test_a_run_that_died_in_the_middle_of_a_whole_reply_had_completed() -> None:
+    async def die(exchange: Exchange) -> None:
+        one.refuse_connections()
+        await exchange.send(
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n"
+        )
+        exchange.reset()
+
+    async with two(GOOD, GOOD) as (ollad, one, other):
+        one.scripts[ROUTE] = die
+        response, _ = await ollad.post(ROUTE, CHAT)
+        assert response.status == 502
+        assert other.requests == []
+
+
+async def test_with_the_budget_spent_a_refusal_is_passed_on_but_a_dead_backend_passed_over() -> (
+    None
+):
+    busy = reply(BUSY_BODY, "503 Service Unavailable")
+    async with two(busy, GOOD, proxy=Proxy(retry_budget=0.0)) as (ollad, one, other):
+        budget = ollad.gateway.dispatcher._budget
+        budget.tokens = -1000.0
+        response, body = await ollad.post(ROUTE, CHAT)
+        assert (response.status, body) == (503, BUSY_BODY)
+        one.refuse_connections()
+        await one.stop()
+        ollad.gateway.runtime.pool.named("one").overloaded_until = 0.0
+        response, _ = await ollad.post(ROUTE, CHAT)
+        assert response.status == 200
+        assert len(other.requests) == 1

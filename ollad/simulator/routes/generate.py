@@ -64,7 +64,7 @@ async def answer(
     except QueueFullError:
         if stream:
             await responder.event(_full(service))
-            return await responder.done()
+            return await responder.done(completed=False)
         raise queue_full() from None
     except UnknownParameterError as error:
         if stream:
@@ -175,4 +175,4 @@ async def _event_error(responder: Responder, message: str) -> web.StreamResponse
         "retryable": False,
     }
     await responder.event({"error": error})
-    return await responder.done()
+    return await responder.done(completed=False)

@@ -9,7 +9,12 @@ from tests.bench.routing.server import ServerConfig
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["FLEETS"]
+__all__ = ["FLEETS", "name_of"]
+
+
+def name_of(number: int) -> str:
+    """What a server of a fleet is called, by its place."""
+    return f"server-{number:02}"
 
 
 def _equal(servers: int) -> list[ServerConfig]:

@@ -11,7 +11,7 @@ from random import Random
 
 from tests.bench.routing.figures import FIGURES, figures
 from tests.bench.routing.fleets import FLEETS
-from tests.bench.routing.policies import POLICIES
+from tests.bench.routing.policies import POLICIES, policy
 from tests.bench.routing.simulation import simulate
 from tests.bench.routing.workloads import TRACE, WORKLOADS, workload
 
@@ -35,15 +35,15 @@ def main() -> int:
             load = workload(name, given.servers, Random(seed), given.trace)
             if given.unary is not None:
                 load = replace(load, unary=given.unary)
-            for policy in [*POLICIES] if given.policy == "all" else given.policy.split(","):
+            for kind in [*POLICIES] if given.policy == "all" else given.policy.split(","):
                 began = time.perf_counter()
                 fleet = FLEETS[given.fleet](given.servers)
-                outcome = simulate(POLICIES[policy](Random(seed)), fleet, load, Random(seed))
+                outcome = simulate(policy(kind, Random(seed), fleet), fleet, load, Random(seed))
                 found = figures(outcome)
                 cells = " ".join(f"{found[one.key]:8.{one.digits}f}" for one in FIGURES)
                 took = time.perf_counter() - began
                 cells += f" {outcome.choice * 1e6:8.1f} {took:7.1f}"
-                print(f"{name:15} {policy:22} {seed:4} {cells}", flush=True)
+                print(f"{name:15} {kind:22} {seed:4} {cells}", flush=True)
     return 0
 
 

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ollad.routing.least_connections import LeastConnections
-from ollad.routing.prefix_cache import PrefixCache
-from ollad.routing.round_robin import RoundRobin
 from ollad.config.schema import PrefixSettings
+from ollad.routing.priority import Tier
+from ollad.routing.selection import POLICIES as OURS
+from ollad.routing.selection import make_policy
 from tests.bench.routing import baselines
+from tests.bench.routing.fleets import name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from random import Random
 
     from ollad.routing.policy import Policy
+    from tests.bench.routing.server import ServerConfig
 
-__all__ = ["BASELINES", "OURS", "POLICIES", "SUBJECT", "TITLES"]
+__all__ = ["BASELINES", "POLICIES", "SUBJECT", "policy"]
+
+_OURS: Final = "ollad:"
+SUBJECT: Final = f"{_OURS}prefix-cache"
+"""The default of the daemon, with which all others are compared."""
 
 BASELINES: Final[Mapping[str, Callable[[Random], Policy]]] = {
     "random": baselines.AnyOne,
@@ -27,17 +33,7 @@ BASELINES: Final[Mapping[str, Callable[[Random], Policy]]] = {
     "cache-aware": lambda _: baselines.CacheAware(),
 }
 
-SUBJECT: Final = "ollad:prefix-cache"
-"""The default of the daemon, with which all others are compared."""
-OURS: Final[Mapping[str, Callable[[Random], Policy]]] = {
-    SUBJECT: lambda dice: PrefixCache(PrefixSettings(), dice.random),
-    "ollad:least-connections": lambda dice: LeastConnections(dice.random),
-    "ollad:round-robin": lambda _: RoundRobin(),
-}
-
-POLICIES: Final[Mapping[str, Callable[[Random], Policy]]] = {**BASELINES, **OURS}
-
-TITLES: Final[Mapping[str, str]] = {
+POLICIES: Final[Mapping[str, str]] = {
     "random": "any",
     "round-robin": "each in turn",
     "least-connections": "the one with the fewest requests in flight, equals at random",
@@ -45,8 +41,23 @@ TITLES: Final[Mapping[str, str]] = {
     "went, as with Olla's sticky sessions; else least connections",
     "bounded-hash": "consistent hashing of the first 1,024 tokens with bounded loads (1.25)",
     "cache-aware": "as SGLang's router: one tree of all prompts, thresholds 0.3 / 64 / 1.5",
-    SUBJECT: "ollad's default: least expected wait",
-    "ollad:least-connections": "ollad's, which minds weights",
-    "ollad:round-robin": "ollad's",
+    **{f"{_OURS}{name}": f"`routing.policy: {name}`" for name in OURS},
 }
-"""What each of them is, for readers."""
+"""What all of them are, for readers."""
+
+
+def policy(name: str, dice: Random, fleet: Sequence[ServerConfig]) -> Policy:
+    """Make one.
+
+    Args:
+        name: one of ``POLICIES``.
+        dice: decides between equals.
+        fleet: the servers that it will choose from.
+
+    Raises:
+        KeyError: there is none of that name.
+    """
+    if not name.startswith(_OURS):
+        return BASELINES[name](dice)
+    tiers = {name_of(number): Tier(server.priority) for number, server in enumerate(fleet)}
+    return make_policy(name.removeprefix(_OURS), PrefixSettings(), tiers.__getitem__, dice.random)

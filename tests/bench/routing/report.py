@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from tests.bench.routing.end_to_end import FASTER, PROXIES, SECONDS, SMALLER
 from tests.bench.routing.figures import FIGURES, HTTP_FIGURES
-from tests.bench.routing.policies import POLICIES, TITLES
+from tests.bench.routing.policies import POLICIES
 from tests.bench.routing.results import TARGETS, subject
 from tests.bench.routing.scenarios import Part
 from tests.bench.routing.workloads import WORKLOADS
@@ -166,7 +166,7 @@ def _scenario(scenario: Scenario, results: Results) -> str:
 
 
 def _compared(versions: Mapping[str, str]) -> str:
-    rows = [[f"`{name}`", TITLES[name]] for name in POLICIES]
+    rows = [[f"`{name}`", what] for name, what in POLICIES.items()]
     rows += [
         [proxy.name, f"{versions[proxy.name]}: {proxy.what}"]
         for proxy in PROXIES

@@ -89,10 +89,14 @@ def model(made: Plan, results: Results) -> None:
             for one in scenarios
             for number in range(made.rounds)
         ]
-        for number, scenario, future in begun:
-            for who, figures in future.result().items():
-                results.rounds[number][scenario.name, who] = figures
-            print(f"{number + 1} {scenario.name}", flush=True)
+        try:
+            for number, scenario, future in begun:
+                for who, figures in future.result().items():
+                    results.rounds[number][scenario.name, who] = figures
+                print(f"{number + 1} {scenario.name}", flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def rotated(proxies: Sequence[Proxy], by: int) -> list[Proxy]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from tests.bench.routing.end_to_end import SECONDS, measure, slice_of
 from tests.bench.routing.figures import figures, figures_of_replay
 from tests.bench.routing.fleets import FLEETS
-from tests.bench.routing.policies import POLICIES
+from tests.bench.routing.policies import POLICIES, policy
 from tests.bench.routing.simulation import simulate
 from tests.bench.routing.workloads import SYNTHETIC, workload
 
@@ -96,8 +96,8 @@ def modelled(scenario: Scenario, seed: int, trace: Path) -> Mapping[str, Mapping
     load = workload(scenario.workload, scenario.servers, Random(seed), trace)
     fleet = FLEETS[scenario.fleet](scenario.servers)
     return {
-        name: figures(simulate(make(Random(seed)), fleet, load, Random(seed)))
-        for name, make in POLICIES.items()
+        name: figures(simulate(policy(name, Random(seed), fleet), fleet, load, Random(seed)))
+        for name in POLICIES
     }
 
 

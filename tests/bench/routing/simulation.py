@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ollad.backends.snapshot import Engine, Load, Snapshot, State
 from ollad.routing.demand import Demand
 from ollad.routing.weights import weight
+from tests.bench.routing.fleets import name_of
 from tests.bench.routing.server import Job, Server
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class _Simulation:
         self._unary = 0.0
         self._highest = max(config.priority for config in servers)
         self.backends = [
-            Backend(f"server-{number:02}", Server(config, block_tokens))
+            Backend(name_of(number), Server(config, block_tokens))
             for number, config in enumerate(servers)
         ]
         self._by_name = {backend.name: backend for backend in self.backends}

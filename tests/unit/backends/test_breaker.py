@@ -150,6 +150,15 @@ def test_a_trial_that_goes_well_brings_it_back() -> None:
     assert fail(breaker, 4, NOW + 6) == [False] * 4
 
 
+def test_who_is_back_begins_with_a_clean_record() -> None:
+    breaker = ejected()
+    fail(breaker, 3, NOW + 1)
+    breaker.succeeded(NOW + 2, began=NOW + 2)
+    for _ in range(4):
+        assert fail(breaker, 1, NOW + 2.5) == [False]
+        succeed(breaker, 1, NOW + 2.5)
+
+
 def test_each_ejection_after_a_failed_trial_is_twice_as_long_up_to_a_minute() -> None:
     breaker, now = ejected(), NOW
     lengths = [breaker.until - now]
@@ -240,6 +249,8 @@ def test_at_most_half_are_left_out_and_those_soonest_back_are_tried(out: str, le
         if backend.name in out:
             fail(backend.breaker, 5, NOW + ord(backend.name) / 1000)
     assert [backend.name for backend in eligible(backends, NOW + 1)] == list(left)
+    backends.reverse()
+    assert [backend.name for backend in eligible(backends, NOW + 1)] == list(reversed(left))
 
 
 @pytest.mark.parametrize(("count", "left"), [(1, 1), (2, 1), (3, 2), (5, 3)])

@@ -12,7 +12,7 @@ from tests.bench.routing.baselines import RoundRobin
 from tests.bench.routing.figures import figures, percentile
 from tests.bench.routing.fleets import FLEETS
 from tests.bench.routing.load import Followup, Load, Request
-from tests.bench.routing.policies import POLICIES
+from tests.bench.routing.policies import POLICIES, SUBJECT, policy
 from tests.bench.routing.server import ServerConfig
 from tests.bench.routing.simulation import simulate
 from tests.bench.routing.workloads import SYNTHETIC
@@ -70,12 +70,12 @@ def beginning(workload: str) -> Load:
     return Load(made.name, made.arrivals[:40], made.block_tokens)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize("workload", [one.name for one in SYNTHETIC])
-def test_every_request_gets_a_first_token(policy: str, workload: str) -> None:
+def test_every_request_gets_a_first_token(name: str, workload: str) -> None:
     load = beginning(workload)
     servers = FLEETS["mixed"](4)
-    found = simulate(POLICIES[policy](Random(3)), servers, load, Random(3))
+    found = simulate(policy(name, Random(3), servers), servers, load, Random(3))
     assert len(found.ttft) == load.requests == sum(found.requests)
     assert min(found.ttft) > 0
     computed = sum(
@@ -131,10 +131,9 @@ def test_requests_in_flight_are_known_at_once_and_the_queue_only_later() -> None
 
 def test_equal_seeds_give_equal_figures() -> None:
     load = beginning("agents")
+    fleet = FLEETS["mixed"](4)
     outcomes = [
-        figures(
-            simulate(POLICIES["ollad:prefix-cache"](Random(5)), FLEETS["equal"](4), load, Random(5))
-        )
+        figures(simulate(policy(SUBJECT, Random(5), fleet), fleet, load, Random(5)))
         for _ in range(2)
     ]
     assert outcomes[0] == outcomes[1]

@@ -8,6 +8,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from ollad.backends.pool import Pool
 from ollad.config.schema import Config, Routing
+from ollad.dispatch import Dispatcher
 from ollad.errors import GatewayError
 from ollad.gateway import GATEWAY, Gateway, Runtime
 from ollad.handlers.models import CATALOGUE, ModelCatalogue
@@ -44,7 +45,7 @@ def make_gateway(*backends: Backend, aliases: dict[str, str] | None = None) -> G
             pool=Pool(backends),
             trusted_proxies=nothing,
         ),
-        dispatcher=nothing,
+        dispatcher=Dispatcher(nothing, nothing, Telemetry(), lambda: 1000.0),
         telemetry=Telemetry(),
         conversations=nothing,
         clock=lambda: 1000.0,

@@ -76,6 +76,7 @@ async def test_the_status_shows_what_an_operator_needs(serve: Serve) -> None:
         "ready": True,
         "reason": None,
         "draining": False,
+        "queue": {"size": 512, "waiting": {}},
         "models": [{"id": "tiny-llama", "endpoints": ["sgl-a"], "aliases": ["gpt-4o"]}],
     }
     load = endpoint.pop("load")
@@ -96,6 +97,7 @@ async def test_the_status_shows_what_an_operator_needs(serve: Serve) -> None:
         "overloaded": False,
         "overloaded_until": None,
         "in_flight": 4,
+        "max_concurrent": None,
         "engine_version": "0.5.23",
         "models": ["tiny-llama"],
         "radix_cache": True,

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry
 
 from ollad.backends.backend import OVERLOAD_WEIGHT
 from ollad.backends.snapshot import Load, State
-from ollad.metrics.collectors import BackendCollector
+from ollad.metrics.collectors import BackendCollector, QueueCollector
 from tests.unit.builders import make_backend
 
 if TYPE_CHECKING:
@@ -64,3 +64,24 @@ def test_overload_shows_in_the_weight() -> None:
     during = registry_of(backend, now=9.0).get_sample_value("ollad_backend_weight_ratio", labels)
     after = registry_of(backend, now=10.0).get_sample_value("ollad_backend_weight_ratio", labels)
     assert (during, after) == (OVERLOAD_WEIGHT, 1.0)
+
+
+def test_an_ejected_backend_is_up_and_ejected_until_it_has_proved_itself() -> None:
+    backend = make_backend()
+    labels = {"backend": "sgl-a"}
+    assert registry_of(backend).get_sample_value("ollad_backend_ejected", labels) == 0
+    for _ in range(5):
+        backend.breaker.failed(5.0, 5.0, "reset")
+    sample = registry_of(backend).get_sample_value
+    assert sample("ollad_backend_ejected", labels) == 1
+    assert sample("ollad_backend_up", labels) == 1
+    backend.breaker.succeeded(12.0, 11.0)
+    assert registry_of(backend).get_sample_value("ollad_backend_ejected", labels) == 0
+
+
+def test_those_who_wait_are_counted_by_model() -> None:
+    registry = CollectorRegistry()
+    registry.register(QueueCollector(lambda: {"tiny": 3, None: 1}))
+    sample = registry.get_sample_value
+    assert sample("ollad_queue_requests", {"model": "tiny"}) == 3
+    assert sample("ollad_queue_requests", {"model": ""}) == 1

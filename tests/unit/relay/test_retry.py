@@ -35,6 +35,8 @@ def outcome(
         (Fault.CONNECT_TIMEOUT, "connect_timeout"),
         (Fault.STALE, "stale"),
         (Fault.REFUSED, "overloaded"),
+        (Fault.UNSENT, "unsent"),
+        (Fault.DIED, "died"),
         (Fault.RESET, None),
         (Fault.TRUNCATED, None),
         (Fault.FIRST_BYTE_TIMEOUT, None),

@@ -48,6 +48,9 @@ class FakeTransport:
     def writelines(self, pieces: Iterable[bytes]) -> None:
         self.sent += pieces
 
+    def set_write_buffer_limits(self, *, high: int) -> None:
+        assert high == 0
+
     def get_write_buffer_size(self) -> int:
         return self.unsent
 

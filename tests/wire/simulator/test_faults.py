@@ -129,6 +129,31 @@ async def test_the_log_names_the_fault(start: Start, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize(
+    ("mode", "stream", "completed"),
+    [
+        *((mode, stream, False) for mode in ("busy", "unavailable") for stream in (True, False)),
+        ("status", False, False),
+        ("reset", False, True),
+        ("garbage", False, True),
+        ("stall", False, True),
+    ],
+)
+async def test_the_log_says_what_was_generated_as_a_whole(
+    start: Start, tmp_path: Path, path: str, mode: str, *, stream: bool, completed: bool
+) -> None:
+    server = await start(log_requests=tmp_path / "log")
+    await everything(server, asked(path, stream=stream))
+    await order(server, mode)
+    await everything(server, asked(path, stream=stream))
+    assert server.service is not None
+    service = server.service
+    await until(lambda: not service.handling)
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [line.get("completed") for line in lines] == [None, True, None, completed]
+
+
 @pytest.mark.parametrize("wrong", [{}, {"rate": 2}, {"rate": 1, "mode": "fire"}, {"rate": "1"}])
 async def test_a_fault_that_cannot_be_is_refused(start: Start, wrong: dict[str, Any]) -> None:
     server = await start()
