@@ -109,7 +109,7 @@ def wait_for_state(ollad: Ollad, name: str, *wanted: str) -> None:
 
 
 def process_of(server: Server, part: str) -> int:
-    """The process of a server whose name begins so; the main one for an empty name."""
+    """The process of a server with this in its command line; the main one for nothing."""
     assert server.run is not None
     main = int((server.run / "pid").read_text())
     if not part:
@@ -117,7 +117,7 @@ def process_of(server: Server, part: str) -> int:
     for folder in Path("/proc").iterdir():
         try:
             pid = int(folder.name)
-            if os.getpgid(pid) == main and part in (folder / "comm").read_text():
+            if os.getpgid(pid) == main != pid and part in (folder / "cmdline").read_text():
                 return pid
         except (ValueError, ProcessLookupError, FileNotFoundError):
             continue

@@ -221,8 +221,8 @@ SYNTHETIC: Final = (
 TRACE: Final = TREE.parent / "shared/traces/conversation.jsonl"
 WORKLOADS: Final = {
     "trace": "one hour of a real chat service: 12,031 requests of 12,000 tokens on average",
-    "trace-spread": "the same, arrivals drawn within the three seconds to which the trace rounds",
-    "trace-unary": "the same as `trace`, but nothing is streamed",
+    "trace-spread": "the same hour, arrivals drawn within the three seconds to which it is rounded",
+    "trace-unary": "the same hour, but nothing is streamed",
     **{one.name: one.title for one in SYNTHETIC},
 }
 """What they are, by name."""
