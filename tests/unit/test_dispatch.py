@@ -18,7 +18,7 @@ from ollad.headers import TrustedProxies
 from ollad.metrics import Telemetry
 from ollad.relay.exchange import Fault, Outcome, ReplyHead
 from ollad.replies import HoldSink
-from tests.unit.builders import make_backend, make_record
+from tests.unit.builders import header_pairs, make_backend, make_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -33,7 +33,9 @@ CALL = Call(
     method="POST",
     target="/v1/chat/completions",
     body=b"{}",
-    inbound=Inbound((("X-Client", "1"),), "request-1", "192.0.2.7", "http", "ollad.example", False),
+    inbound=Inbound(
+        ((b"X-Client", b"1"),), "request-1", "192.0.2.7", "http", "ollad.example", False
+    ),
     model="tiny-llama",
 )
 
@@ -89,7 +91,7 @@ class ScriptedRelay:
         answer = self.answers.pop(0)
         if isinstance(answer, BaseException):
             raise answer
-        return replace(answer, backend=backend.name)
+        return answer._replace(backend=backend.name)
 
     async def refused(self, _backend: Backend, _seconds: float) -> bool:
         return self.dead
@@ -98,8 +100,8 @@ class ScriptedRelay:
 def reply(
     status: int, body: bytes = b"{}", headers: Mapping[str, str] = MappingProxyType({})
 ) -> Outcome:
-    pairs = tuple(headers.items())
-    return Outcome("", head=ReplyHead(status, "", pairs, "application/json", len(body)), body=body)
+    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return Outcome("", head=ReplyHead(status, b"", pairs, "application/json", len(body)), body=body)
 
 
 def fault(kind: Fault, *, committed: bool = False) -> Outcome:
@@ -340,13 +342,13 @@ async def test_only_backends_that_can_serve_the_call_are_candidates() -> None:
     desk.backends[0] = make_backend("a", state=State.DOWN)
     desk.backends[1] = make_backend("b", models=("another",))
     desk.runtime = replace(desk.runtime, pool=Pool(desk.backends))
-    await desk.dispatch(replace(CALL, suits=lambda backend: backend.name != "c"))
+    await desk.dispatch(CALL._replace(suits=lambda backend: backend.name != "c"))
     assert desk.policy.asked == [["d"]]
 
 
 async def test_a_pinned_call_goes_nowhere_else() -> None:
     desk = Desk(reply(503, b"busy"))
-    outcome = await desk.dispatch(replace(CALL, pinned="b"))
+    outcome = await desk.dispatch(CALL._replace(pinned="b"))
     assert outcome.body == b"busy"
     assert desk.relay.sent == [("b", True)]
 
@@ -355,7 +357,7 @@ async def test_a_pinned_call_goes_nowhere_else() -> None:
 async def test_a_call_that_nobody_can_serve_now_is_503(change: dict[str, Any]) -> None:
     desk = Desk()
     with pytest.raises(UnavailableError) as caught:
-        await desk.dispatch(replace(CALL, **change))
+        await desk.dispatch(CALL._replace(**change))
     assert "Retry-After" in caught.value.headers
     assert desk.record.endpoint is None
     assert not desk.relay.sent
@@ -377,7 +379,7 @@ async def test_each_backend_gets_its_own_headers() -> None:
     other = make_backend("b", endpoint={"url": endpoint.url, "headers": endpoint.headers})
     desk.runtime = replace(desk.runtime, pool=Pool([*desk.backends, other]))
     await desk.dispatch()
-    first, second = (dict(request.headers) for request in desk.relay.requests)
+    first, second = (dict(header_pairs(sent.header_lines)) for sent in desk.relay.requests)
     assert "X-API-Key" not in first
     assert second["X-API-Key"] == "secret"
     assert first["X-Client"] == second["X-Client"] == "1"

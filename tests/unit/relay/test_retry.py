@@ -14,7 +14,7 @@ SENT_ON = cast("DownstreamReply", object())
 
 
 def head(status: int) -> ReplyHead:
-    return ReplyHead(status, "", (), "application/json", 0)
+    return ReplyHead(status, b"", (), "application/json", 0)
 
 
 def outcome(

@@ -353,7 +353,9 @@ def test_the_first_event_is_read_while_the_stream_runs() -> None:
 def test_the_start_is_not_kept_once_it_was_read() -> None:
     scanner = StreamScanner(tail=100)
     scanner.feed(b"data: 1\n\n" + b"x" * 1000)
+    assert scanner.first_event == b"data: 1"
     assert scanner._head is None
     endless = scanned(b"y" * 200_000, tail=100, size=9999)
+    assert endless.first_event is None
     assert endless._head is None
     assert len(endless._tail) == 100
