@@ -43,17 +43,21 @@ class Conduct:
         now = began + outcome.seconds
         head = outcome.head
         if outcome.fault is None and head is not None and head.status < _TOO_MANY_REQUESTS:
-            if backend.breaker.succeeded(now, began):
-                structlog.get_logger().info("backend takes requests again", endpoint=backend.name)
+            self.note_success(backend, now, began)
             return
         match blame(outcome):
             case Blame.WELL:
-                backend.breaker.succeeded(now, began)
+                self.note_success(backend, now, began)
             case Blame.OVERLOAD:
                 seconds = OVERLOAD_SECONDS if head is None else _retry_after(head)
                 backend.overloaded_until = max(backend.overloaded_until, now + seconds)
             case Blame.FAILURE:
                 self._note_failure(backend, outcome, now, began)
+
+    def note_success(self, backend: Backend, now: float, began: float) -> None:
+        """A request that was sent at ``began`` goes well at ``now``."""
+        if backend.breaker.succeeded(now, began):
+            structlog.get_logger().info("backend takes requests again", endpoint=backend.name)
 
     def _note_failure(self, backend: Backend, outcome: Outcome, now: float, began: float) -> None:
         status = outcome.head.status if outcome.head else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ollad.backends.budget import RetryBudget
@@ -154,7 +155,9 @@ class Dispatcher:
         last: bool,
         deadline: float | None,
     ) -> Outcome:
-        backend = place.backend
+        backend, first_byte = place.backend, place.ticket.first_byte
+        if not backend.breaker.closed:
+            first_byte = partial(self._trial_begins, place)
         label = "client_gone"
         try:
             outcome = await self._relay.forward(
@@ -164,7 +167,7 @@ class Dispatcher:
                 runtime.config.proxy,
                 last=last,
                 deadline=deadline,
-                first_byte=place.ticket.first_byte,
+                first_byte=first_byte,
             )
             if outcome.fault is Fault.RESET and not last and await self._died(backend, outcome):
                 outcome = outcome._replace(fault=Fault.DIED)
@@ -181,6 +184,11 @@ class Dispatcher:
             self._telemetry.first_byte(call.family, backend.name, outcome.first_byte)
         self.placement.conduct.note(backend, outcome, place.began)
         return outcome
+
+    def _trial_begins(self, place: Place, now: float) -> None:
+        """A stream has begun at a backend on trial, which need not wait for its end."""
+        place.ticket.first_byte(now)
+        self.placement.conduct.note_success(place.backend, now, place.began)
 
     async def _died(self, backend: Backend, outcome: Outcome) -> bool:
         """Whether a connection was reset as the backend died, and the run unfinished with it."""
