@@ -84,7 +84,7 @@ def bodies(replies: list[Reply]) -> list[Any]:
     return [json.loads(reply.body) for reply in replies]
 
 
-# --- what arrives, however it is cut ---------------------------------------------------------------
+# --- what arrives, however it is cut ------------------------------------------------------------
 
 
 async def test_requests_of_one_segment_are_answered_in_their_order(
@@ -170,7 +170,7 @@ async def test_a_large_body_arrives_whole_with_the_next_request_behind_it(
     assert second.body == b'{"number": 2}'
 
 
-# --- one way or the other --------------------------------------------------------------------------
+# --- one way or the other -----------------------------------------------------------------------
 
 KNOWN, UNKNOWN = "/version", "/nothing/here"
 STATUSES = {KNOWN: 200, UNKNOWN: 404, PREFIX + LONE: 200, KNOWN + "?x=1": 200, PREFIX + OPAQUE: 405}
@@ -250,7 +250,7 @@ async def test_no_http_after_good_requests_is_answered_in_the_envelope(
     assert json.loads(bad.body)["error"]["code"] == "malformed_http"
 
 
-# --- bodies nobody reads ---------------------------------------------------------------------------
+# --- bodies nobody reads ------------------------------------------------------------------------
 
 
 def too_much(length: int = LARGEST * 1000) -> bytes:
@@ -269,9 +269,7 @@ async def test_a_client_that_goes_on_sending_what_was_refused_reads_why(small: R
         assert await client.reader.read() == b""
 
 
-async def test_what_follows_a_refused_body_is_no_request(
-    fake: FakeSGLang, small: Running
-) -> None:
+async def test_what_follows_a_refused_body_is_no_request(fake: FakeSGLang, small: Running) -> None:
     async with connect(small.port) as client:
         client.writer.write(post(body=b'{"text": "%b"}' % (b"x" * 1000 * LARGEST)) + post())
         assert (await read_reply(client.reader)).status == 413
@@ -327,7 +325,7 @@ async def test_a_body_whose_framing_breaks_ends_its_connection(
     assert log.entries("a request broke its connection") == []
 
 
-# --- clients that leave ----------------------------------------------------------------------------
+# --- clients that leave -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stage", ["head", "body", "waiting", "streaming", "pipelined"])
@@ -370,7 +368,7 @@ async def test_a_client_that_leaves_ends_what_it_asked_for(
     assert ollad.gateway.runtime.pool.named("one").in_flight == 0
 
 
-# --- how long a connection lasts -------------------------------------------------------------------
+# --- how long a connection lasts ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -503,7 +501,7 @@ async def test_a_daemon_that_is_closed_leaves_no_connection(
     assert made[0].transport is None
 
 
-# --- fairness and faults ---------------------------------------------------------------------------
+# --- fairness and faults ------------------------------------------------------------------------
 
 
 async def test_many_pipelined_requests_do_not_keep_others_waiting(
@@ -544,7 +542,7 @@ async def test_an_error_below_the_frame_is_logged_and_ends_the_connection(
     assert "KeyError" in json.dumps(entry)
 
 
-# --- what aiohttp does not promise -----------------------------------------------------------------
+# --- what aiohttp does not promise --------------------------------------------------------------
 
 USED = {
     "_buffer_paused",

@@ -34,7 +34,7 @@ async def test_a_backend_never_has_more_than_it_may_and_nobody_is_refused(
     fake.scripts[ROUTE] = gate
     async with running(endpoint(fake, max_concurrent=3, **SELDOM)) as ollad:
         posts = [sent(ollad, f"p{number}") for number in range(10)]
-        room = ollad.gateway.dispatcher.room
+        room = ollad.gateway.dispatcher.placement.room
         await until(lambda: room.waiting() == {"tiny": 7} and gate.waiting == 3)
         _, body = await ollad.get("/internal/status")
         document = json.loads(body)
@@ -58,7 +58,7 @@ async def test_past_the_queue_the_answer_is_503_with_retry_after(fake: FakeSGLan
         posts = [sent(ollad, "a")]
         await until(lambda: gate.waiting == 1)
         posts.append(sent(ollad, "b"))
-        await until(lambda: ollad.gateway.dispatcher.room.count == 1)
+        await until(lambda: ollad.gateway.dispatcher.placement.room.count == 1)
         response, body = await ollad.post(ROUTE, prompt("c"))
         assert response.status == 503
         assert int(response.headers["Retry-After"]) >= 1
@@ -91,7 +91,7 @@ async def test_a_client_that_goes_leaves_the_queue_at_once(fake: FakeSGLang) -> 
         first = sent(ollad, "a")
         await until(lambda: gate.waiting == 1)
         gone, last = sent(ollad, "gone"), sent(ollad, "b")
-        room = ollad.gateway.dispatcher.room
+        room = ollad.gateway.dispatcher.placement.room
         await until(lambda: room.count == 2)
         gone.cancel()
         await until(lambda: room.count == 1)
@@ -114,7 +114,7 @@ async def test_who_waits_takes_whichever_backend_has_room_first() -> None:
         posts = [sent(ollad, "a"), sent(ollad, "b")]
         await until(lambda: held.waiting == free.waiting == 1)
         third = sent(ollad, "c")
-        await until(lambda: ollad.gateway.dispatcher.room.count == 1)
+        await until(lambda: ollad.gateway.dispatcher.placement.room.count == 1)
         free.open()
         response, _ = await third
         assert response.headers["X-Olla-Endpoint"] == "quick"
@@ -130,7 +130,7 @@ async def test_a_backend_that_dies_lets_nobody_wait_for_it(fake: FakeSGLang) -> 
         first = sent(ollad, "a")
         await until(lambda: gate.waiting == 1)
         second = sent(ollad, "b")
-        await until(lambda: ollad.gateway.dispatcher.room.count == 1)
+        await until(lambda: ollad.gateway.dispatcher.placement.room.count == 1)
         await fake.stop()
         response, body = await second
         assert response.status == 503
@@ -153,7 +153,7 @@ async def test_a_retry_waits_for_the_other_backend_if_that_is_busy() -> None:
         posts = [sent(ollad, "a")]
         await until(lambda: gate.waiting == 1)
         posts.append(sent(ollad, "b"))
-        await until(lambda: ollad.gateway.dispatcher.room.count == 1)
+        await until(lambda: ollad.gateway.dispatcher.placement.room.count == 1)
         gate.open()
         answers = await asyncio.gather(*posts)
         assert [response.status for response, _ in answers] == [200, 200]

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollad.backends.snapshot import Engine, Load, Snapshot, State
+from ollad.config.schema import PrefixSettings
 from ollad.routing.demand import UNKNOWN, Demand
 from ollad.routing.prefix_cache import PrefixCache
-from ollad.config.schema import PrefixSettings
 from tests.unit.builders import make_backend
 from tests.unit.routing.builders import BLOCK, demand_of
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ollad.backends.snapshot import Load, Snapshot, State
+from ollad.config.schema import PrefixSettings
 from ollad.routing.demand import UNKNOWN
 from ollad.routing.least_connections import LeastConnections
 from ollad.routing.prefix_cache import PrefixCache
 from ollad.routing.priority import Priority, Tier
-from ollad.config.schema import PrefixSettings
 from tests.unit.builders import make_backend
 from tests.unit.routing.builders import demand_of
 

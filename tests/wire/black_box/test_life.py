@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
@@ -63,19 +63,16 @@ async def answered(session: aiohttp.ClientSession, ollad: Process, path: str) ->
         return response.status
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="there is no routing.policy yet")
 async def test_21_round_robin_is_exact(three: list[FakeSGLang]) -> None:
     names = ("a", "b", "c")
     endpoints = [endpoint(fake, name) for fake, name in zip(three, names, strict=True)]
-    policy: dict[str, Any] = {"policy": "round-robin"}
-    async with running(*endpoints, routing=Routing(**policy)) as ollad:
+    async with running(*endpoints, routing=Routing(policy="round-robin")) as ollad:
         for _ in range(300):
             response, _ = await ollad.post(ROUTE, CHAT)
             assert response.status == 200
     assert [len(fake.requests) for fake in three] == [100, 100, 100]
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="requests do not follow prefixes yet")
 async def test_22_a_short_chat_stays_with_the_backend_of_its_first_turn(
     three: list[FakeSGLang],
 ) -> None:
