@@ -34,6 +34,9 @@ _DEATH_SECONDS: Final = (0.0, 0.05, 0.2)
 _STALE_SECONDS: Final = 1.0
 """A reused connection that ends later than this was not closed for being idle."""
 
+_RUN_SECONDS: Final = 0.01
+"""The same where the backend may have got the request: in less time no server runs a prompt."""
+
 
 class Relay:
     """Sends requests to backends and their replies to sinks."""
@@ -272,7 +275,7 @@ class _Exchange:
         """The backend broke off."""
         connection, self._connection = self._connection, None
         if self._head is None:
-            early = self._clock() - self._active <= _STALE_SECONDS
+            early = self._clock() - self._active <= _stale_seconds(connection)
             stale = connection is not None and connection.reused and not connection.replied
             unsent = connection is not None and connection.unsent
             lost = Fault.UNSENT if unsent else Fault.RESET
@@ -397,3 +400,9 @@ class _Exchange:
         if self._deadline is not None:
             waits.append(self._deadline - self._clock())
         return min(waits, default=None)
+
+
+def _stale_seconds(connection: Connection | None) -> float:
+    """How soon a reused connection has to end so that the request cannot have run."""
+    undelivered = connection is not None and connection.undelivered
+    return _STALE_SECONDS if undelivered else _RUN_SECONDS

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import httptools
 
+from ollad.relay.delivery import acknowledged
 from ollad.relay.exchange import ReplyHead
 
 if TYPE_CHECKING:
@@ -66,13 +67,14 @@ class Connection(asyncio.BufferedProtocol):
 
     Attributes:
         reused: whether the request under way is not its first.
-        unsent: whether it was lost before all of the request had been handed to the kernel.
         replied: whether any byte has come in answer to the request under way.
         unsent: whether a part of the request under way has not left this process.
+        undelivered: whether, when it ended, nothing of the request had arrived for certain.
         idle_since: event-loop time since when it has been idle, seconds.
     """
 
     __slots__ = (
+        "_before",
         "_buffer",
         "_chunked",
         "_complete",
@@ -93,9 +95,11 @@ class Connection(asyncio.BufferedProtocol):
         "_told",
         "_transport",
         "_until_close",
+        "_written",
         "idle_since",
         "replied",
         "reused",
+        "undelivered",
         "unsent",
     )
 
@@ -114,6 +118,9 @@ class Connection(asyncio.BufferedProtocol):
         self._poll = select.poll()
         self.reused = False
         self.unsent = False
+        self.undelivered = False
+        self._written = 0
+        self._before = 0
         self.idle_since = 0.0
         self._forget()
 
@@ -150,6 +157,8 @@ class Connection(asyncio.BufferedProtocol):
         transport = self._transport
         self._receiver = receiver
         self._head_only = head_only
+        self._before = self._written
+        self._written += len(head) + len(body)
         if transport is None or transport.is_closing():
             receiver.connection_broken(None)
         elif body:
@@ -341,8 +350,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the reply, whole if it was to last until now, else broken."""
-        if self._transport is not None:
-            self.unsent = self._transport.get_write_buffer_size() > 0
+        if self._transport is not None and exc is None and self._before:
+            # a reset says nothing: it can overtake the acknowledgement of what was read
+            self.undelivered = acknowledged(self._transport) <= self._before
         self._transport = None
         receiver, self._receiver = self._receiver, None
         self._on_lost(self)

@@ -423,3 +423,16 @@ async def test_with_the_budget_spent_a_refusal_is_passed_on_but_a_dead_backend_p
         response, _ = await ollad.post(ROUTE, CHAT)
         assert response.status == 200
         assert len(other.requests) == 1
+
+
+async def test_a_prompt_that_a_reused_connection_delivered_is_not_run_twice(
+    fake: FakeSGLang, ollad: Running
+) -> None:
+    async def run_and_reset(exchange: Exchange) -> None:
+        await asyncio.sleep(0.05)
+        exchange.reset()
+
+    fake.scripts[ROUTE] = [GOOD, run_and_reset, GOOD]
+    assert (await ollad.post(ROUTE, CHAT))[0].status == 200
+    assert (await ollad.post(ROUTE, CHAT))[0].status == 502
+    assert len(fake.requests) == 2
