@@ -8,9 +8,13 @@ from ollad.backends.backend import Backend
 from ollad.backends.snapshot import ModelCard, Snapshot, State
 from ollad.config.schema import Endpoint
 from ollad.record import RequestRecord
+from ollad.routing.policy import Standing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from ollad.routing.demand import Demand
+    from ollad.routing.policy import Candidate
 
 
 def make_backend(
@@ -77,3 +81,55 @@ def make_record(**fields: Any) -> RequestRecord:
             **fields,
         }
     )
+
+
+class Noted:
+    """A ticket that notes what it is told.
+
+    Attributes:
+        first_bytes: when one was reported.
+        ends: what each end came with.
+    """
+
+    def __init__(self, backend: str, demand: Demand) -> None:
+        self.backend = backend
+        self.demand = demand
+        self.first_bytes: list[float] = []
+        self.ends: list[dict[str, Any]] = []
+
+    def first_byte(self, now: float) -> None:
+        self.first_bytes.append(now)
+
+    def end(self, now: float, **figures: Any) -> None:
+        self.ends.append({"now": now, **figures})
+
+
+class InOrder:
+    """A policy that picks the first candidate, and notes what it is asked and told.
+
+    Attributes:
+        asked: names of the candidates, for each choice.
+        tickets: of all requests that were sent, in order.
+        forgotten: names of backends that left.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+        self.tickets: list[Noted] = []
+        self.forgotten: list[str] = []
+
+    def pick(self, candidates: Sequence[Candidate], demand: Demand, now: float) -> Candidate:  # noqa: ARG002 - whatever is asked
+        self.asked.append([backend.name for backend in candidates])
+        return candidates[0]
+
+    def begin(self, backend: Candidate, demand: Demand, now: float) -> Noted:  # noqa: ARG002 - whenever
+        ticket = Noted(backend.name, demand)
+        self.tickets.append(ticket)
+        return ticket
+
+    def forget(self, name: str) -> None:
+        self.forgotten.append(name)
+
+    def standings(self) -> Mapping[str, Standing]:
+        open_ = [ticket.backend for ticket in self.tickets if not ticket.ends]
+        return {name: Standing(pending_tokens=float(open_.count(name))) for name in open_}

@@ -13,6 +13,7 @@ from ollad.errors import GatewayError
 from ollad.gateway import GATEWAY, Gateway, Runtime
 from ollad.handlers.models import CATALOGUE, ModelCatalogue
 from ollad.metrics import Telemetry
+from ollad.placement import Placement
 from ollad.responses import json_response
 
 if TYPE_CHECKING:
@@ -34,21 +35,26 @@ async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse
         return json_response({"error": document}, error.status)
 
 
+def _clock() -> float:
+    return 1000.0
+
+
 def make_gateway(*backends: Backend, aliases: dict[str, str] | None = None) -> Gateway:
     nothing: Any = None
+    telemetry, routing = Telemetry(), Routing(model_aliases=aliases or {})
+    placement = Placement(routing, telemetry, _clock, lambda: 0.0)
     gateway = Gateway(
         runtime=Runtime(
             config=Config(
-                endpoints=tuple(backend.endpoint for backend in backends),
-                routing=Routing(model_aliases=aliases or {}),
+                endpoints=tuple(backend.endpoint for backend in backends), routing=routing
             ),
             pool=Pool(backends),
             trusted_proxies=nothing,
         ),
-        dispatcher=Dispatcher(nothing, nothing, Telemetry(), lambda: 1000.0),
-        telemetry=Telemetry(),
+        dispatcher=Dispatcher(nothing, placement, telemetry, _clock),
+        telemetry=telemetry,
         conversations=nothing,
-        clock=lambda: 1000.0,
+        clock=_clock,
         wall=lambda: 1795348800.0,
     )
     gateway.telemetry.bind_pool(lambda: gateway.runtime.pool, gateway.clock)

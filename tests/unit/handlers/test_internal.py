@@ -6,6 +6,8 @@ import pytest
 
 import ollad
 from ollad.backends.snapshot import Engine, Load, State
+from ollad.call import Call, Inbound
+from ollad.config.schema import Proxy
 from ollad.handlers.internal import (
     alive,
     ready,
@@ -19,6 +21,8 @@ from tests.unit.handlers.conftest import make_gateway
 
 if TYPE_CHECKING:
     from tests.unit.handlers.conftest import Serve
+
+INBOUND = Inbound((), "request-1", "192.0.2.7", "http", "ollad.example", False)
 
 
 async def test_ollad_is_alive_whatever_its_backends_are(serve: Serve) -> None:
@@ -76,6 +80,7 @@ async def test_the_status_shows_what_an_operator_needs(serve: Serve) -> None:
         "ready": True,
         "reason": None,
         "draining": False,
+        "routing": {"policy": "prefix-cache"},
         "queue": {"size": 512, "waiting": {}},
         "models": [{"id": "tiny-llama", "endpoints": ["sgl-a"], "aliases": ["gpt-4o"]}],
     }
@@ -105,7 +110,29 @@ async def test_the_status_shows_what_an_operator_needs(serve: Serve) -> None:
         "cache_report": None,
         "image_understanding": None,
         "generation": None,
+        "routing": None,
     }
+
+
+async def test_the_status_shows_what_routing_keeps_of_a_backend(serve: Serve) -> None:
+    backend = make_backend("sgl-a")
+    gateway = make_gateway(backend)
+    document = {"messages": [{"role": "user", "content": "x" * 4000}]}
+    call = Call(
+        "chat", "POST", "/v1/chat/completions", b"", INBOUND, document=document, model="tiny-llama"
+    )
+    placement = gateway.dispatcher.placement
+    prompt = placement.read(call)
+    await placement.take(gateway.runtime.pool, call, prompt.demand, (), Proxy(), None)
+    answer = await (await (await serve(status, gateway=gateway)).get("/")).json()
+    [endpoint] = answer["endpoints"]
+    assert endpoint["routing"] == {
+        "pending_tokens": round(prompt.demand.tokens),
+        "index_blocks": len(prompt.demand.chain),
+        "index_bytes": placement.standings()["sgl-a"].index_bytes,
+        "index_confidence": 1.0,
+    }
+    assert endpoint["in_flight"] == 1
 
 
 async def test_the_status_holds_no_secret(serve: Serve) -> None:
