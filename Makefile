@@ -27,7 +27,7 @@ TREE := build/tree
 DEBIAN_PYTHON := $(if $(filter file,$(origin PYTHON)),/usr/bin/python3,$(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run lint test chaos acceptance bench bench-routing build visible-python install uninstall deb clean FORCE
+.PHONY: help venv run lint test chaos acceptance fuzz bench bench-routing build visible-python install uninstall deb clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,10 +54,16 @@ lint: $(INSTALLED) ## style, format and types
 	$(VENV)/bin/mypy
 
 test: $(INSTALLED) ## unit and wire tests, branch coverage at least 90 %
-	$(VENV)/bin/pytest tests/unit tests/wire --cov --cov-branch --cov-fail-under=90
+	$(VENV)/bin/pytest tests/unit tests/wire tests/fuzz --cov --cov-branch --cov-fail-under=90
 
 chaos: $(INSTALLED) ## two minutes of load while backends are killed, stopped, cut off; docs/chaos.md
 	$(VENV)/bin/python -m tests.chaos
+
+FUZZ_MINUTES ?= 10
+
+fuzz: $(INSTALLED) ## fuzz parsers, headers, configuration: FUZZ_MINUTES each, or FUZZ=TARGET alone
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check 'atheris>=3'
+	$(VENV)/bin/python -m tests.fuzz.run --minutes $(FUZZ_MINUTES) $(FUZZ)
 
 acceptance: $(INSTALLED) ## tests with real SGLang servers, a real Prometheus, systemd and clients
 	$(VENV)/bin/pytest tests/system

@@ -229,6 +229,8 @@ class Daemon:
             },
             "health": {"ramp": "2s" if settings.short else "5s", "deep_interval": "10s"},
             "batch": {"concurrency": 8 + variant % 2},
+            # Full before the first census: what is remembered on purpose is no leak.
+            "conversations": {"max_bytes": "256KiB", "max_conversation_bytes": "64KiB"},
             "logging": {"access": False, "format": "json"},
         }
         part = self._file.with_suffix(".part")
