@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
-from ollad.config.addresses import parse_host, parse_network, parse_path, parse_url
+from ollad.config.addresses import (
+    parse_file,
+    parse_host,
+    parse_network,
+    parse_origin,
+    parse_path,
+    parse_url,
+)
 from ollad.config.problems import InvalidValueError
 from ollad.config.schema import Kind
 from ollad.config.units import parse_duration, parse_size
@@ -116,6 +123,14 @@ def _positive(text: str) -> int:
     return number
 
 
+def _count(text: str) -> int:
+    return _whole_number(text, _HIGHEST_COUNT)
+
+
+def _allowed_origin(text: str) -> str:
+    return text if text == "*" else parse_origin(text)
+
+
 def _period(text: str) -> float:
     seconds = parse_duration(text)
     if not seconds:
@@ -155,13 +170,16 @@ _CONVERTERS: Final[Mapping[Kind, Callable[[str], Any]]] = MappingProxyType(
         Kind.PATH: parse_path,
         Kind.NAME: _name,
         Kind.BOOLEAN: _boolean,
+        Kind.FILE: parse_file,
         Kind.POSITIVE: _positive,
+        Kind.COUNT: _count,
         Kind.DURATION: parse_duration,
         Kind.PERIOD: _period,
         Kind.SIZE: parse_size,
         Kind.STRINGS: _string,
         Kind.HOSTS: _allowed_host,
         Kind.NETWORKS: parse_network,
+        Kind.ORIGINS: _allowed_origin,
         Kind.MAPPING: _string,
     }
 )
