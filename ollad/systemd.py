@@ -1,7 +1,8 @@
-"""Talking to systemd: readiness, status, watchdog (sd_notify(3), sd_watchdog_enabled(3)).
+"""Talking to systemd: readiness, status, watchdog, sockets that it opened.
 
-The protocol is a datagram of ``KEY=value`` lines to the socket that ``NOTIFY_SOCKET`` names;
-without it every call does nothing.
+What is told (sd_notify(3), sd_watchdog_enabled(3)) is a datagram of ``KEY=value`` lines to the
+socket that ``NOTIFY_SOCKET`` names; without it every call does nothing. Sockets come as
+descriptors from number 3 on (sd_listen_fds(3)).
 """
 
 from __future__ import annotations
@@ -12,10 +13,18 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from ollad.errors import ListenError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Notifier", "watchdog_seconds"]
+__all__ = ["FIRST_DESCRIPTOR", "Notifier", "inherited_sockets", "watchdog_seconds"]
+
+FIRST_DESCRIPTOR: Final = 3
+"""``SD_LISTEN_FDS_START``."""
+
+_NAMELESS: Final = "unknown"
+"""What sd_listen_fds_with_names(3) calls a descriptor without a name."""
 
 _PATIENCE_SECONDS: Final = 0.1
 """How long a full queue of the service manager is waited for; the event loop stands still then."""
@@ -74,3 +83,44 @@ def watchdog_seconds(environ: Mapping[str, str], pid: int) -> float | None:
     if not microseconds.isdecimal() or environ.get("WATCHDOG_PID", str(pid)) != str(pid):
         return None
     return int(microseconds) / 1e6 or None
+
+
+def inherited_sockets(
+    environ: Mapping[str, str], pid: int, *, first: int = FIRST_DESCRIPTOR
+) -> dict[str, tuple[socket.socket, ...]]:
+    """The listening sockets that the service manager opened for process ``pid``.
+
+    Each descriptor becomes a socket object that owns it, so this is for one call a process.
+
+    Returns:
+        Sockets by the ``FileDescriptorName=`` of their unit; several addresses of one unit share
+        its name. The order of the names differs between versions of systemd and means nothing.
+
+    Raises:
+        ListenError: one of them is no listening stream socket.
+    """
+    count = environ.get("LISTEN_FDS", "")
+    if environ.get("LISTEN_PID", "") != str(pid) or not count.isdecimal():
+        return {}
+    names = environ.get("LISTEN_FDNAMES", "").split(":")
+    found: dict[str, tuple[socket.socket, ...]] = {}
+    for index in range(int(count)):
+        name = names[index] if index < len(names) and names[index] else _NAMELESS
+        found[name] = (*found.get(name, ()), _listener(first + index, name))
+    return found
+
+
+def _listener(descriptor: int, name: str) -> socket.socket:
+    try:
+        listener = socket.socket(fileno=descriptor)
+    except OSError as error:
+        raise ListenError(f"descriptor {descriptor} ('{name}') is no socket") from error
+    listener.set_inheritable(False)
+    is_stream = listener.type == socket.SOCK_STREAM
+    if not (is_stream and listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)):
+        listener.close()
+        raise ListenError(
+            f"descriptor {descriptor} ('{name}') is no listening stream socket; its unit wants "
+            "ListenStream= and Accept=no"
+        )
+    return listener

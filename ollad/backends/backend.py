@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from ollad.backends.breaker import Breaker
 from ollad.backends.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Backend:
         drained_at: Unix time since when an operator keeps requests away; None: nobody does.
         in_flight: requests sent there whose reply has not ended.
         overloaded_until: monotonic time before which it counts as overloaded, seconds.
+        breaker: the failures of requests that were sent there.
         lacks: page routes that this incarnation answered with 404 or 405.
     """
 
@@ -39,6 +41,7 @@ class Backend:
         "_lacks",
         "_lacks_incarnation",
         "_models",
+        "breaker",
         "drained_at",
         "endpoint",
         "in_flight",
@@ -52,6 +55,7 @@ class Backend:
         self.drained_at: float | None = None
         self.in_flight = 0
         self.overloaded_until = 0.0
+        self.breaker = Breaker()
         self._counted: Snapshot | None = None
         self._models: frozenset[str] = frozenset()
         self._lacks: set[str] = set()

@@ -174,7 +174,7 @@ def _add_trouble(parser: argparse.ArgumentParser) -> None:
         "--fail-mode",
         choices=[mode.value for mode in FailMode],
         default=_OPTIONS.fail_mode.value,
-        help="how they fail: 500, TCP reset, regular close, or silence" + _SHOWN,
+        help="how they fail, see docs/simulator.md" + _SHOWN,
     )
 
 

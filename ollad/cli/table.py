@@ -92,7 +92,7 @@ def render(
 def _title(status: Mapping[str, Any], entries: Sequence[Entry], width: int) -> str:
     uptime = _number(status.get("uptime_seconds"))
     under_way = status.get("requests_under_way")
-    ready = sum(entry.get("state") in _TAKES_REQUESTS for entry in entries)
+    ready = sum(map(_takes_requests, entries))
     parts = [
         f"ollad {_text(status.get('version'))}",
         *(["draining"] if status.get("draining") is True else []),
@@ -111,7 +111,7 @@ def _table(
     """Heading and rows; where rows are left out, those that take no requests come first."""
     shown = list(entries)
     if room is not None and len(shown) > room:
-        shown.sort(key=lambda entry: entry.get("state") in _TAKES_REQUESTS)
+        shown.sort(key=_takes_requests)
         shown = shown[: max(min(room, 1), room - 1)]
     cells = {column: [column.cell(entry, now) for entry in shown] for column in _COLUMNS}
     placed = _place(cells, width)
@@ -196,11 +196,25 @@ def _state_colour(entry: Entry) -> str:
     return _COLOURS.get(_state(entry, None), _OTHER_COLOUR)
 
 
+def _takes_requests(entry: Entry) -> bool:
+    return entry.get("state") in _TAKES_REQUESTS and _ejection(entry) is None
+
+
 def _state(entry: Entry, _now: float | None) -> str:
-    """A backend that sheds load is still called healthy by its probes."""
-    if entry.get("overloaded") is True and entry.get("state") in _TAKES_REQUESTS:
-        return "overloaded"
+    """A backend that fails requests or sheds load is still called healthy by its probes."""
+    if entry.get("state") in _TAKES_REQUESTS:
+        ejection = _ejection(entry)
+        if ejection is not None:
+            return "on trial" if ejection.get("on_trial") is True else "ejected"
+        if entry.get("overloaded") is True:
+            return "overloaded"
     return _text(entry.get("state"))
+
+
+def _ejection(entry: Entry) -> Entry | None:
+    """What keeps requests away from a backend that passes its probes."""
+    ejection = entry.get("ejected")
+    return ejection if isinstance(ejection, dict) else None
 
 
 def _weight(entry: Entry, _now: float | None) -> str:
@@ -213,10 +227,15 @@ def _models(entry: Entry, _now: float | None) -> str:
 
 
 def _since(entry: Entry, now: float | None) -> str:
-    since = _moment(entry.get("since"))
+    ejection = _ejection(entry) if entry.get("state") in _TAKES_REQUESTS else None
+    told = entry if ejection is None else ejection
+    since, reason = _moment(told.get("since")), told.get("reason")
     lasting = _UNKNOWN if since is None or now is None else age(now - since)
-    reason = entry.get("reason")
-    return f"{lasting} {_text(reason)}" if reason else lasting
+    text = f"{lasting} {_text(reason)}" if reason else lasting
+    until = _moment(ejection.get("until")) if ejection else None
+    if until is None or now is None or until <= now:
+        return text
+    return f"{text}, for {age(until - now)} more"
 
 
 def _field(name: str) -> Callable[[Entry, float | None], str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from ollad.config.problems import safe_url
@@ -12,10 +13,27 @@ from ollad.config.units import format_duration, format_size
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["markdown", "redacted", "sections"]
+__all__ = ["Entry", "entries", "markdown", "purpose", "redacted", "sections"]
 
 _HIDDEN: Final = "***"
 _NESTED: Final = frozenset({Kind.SECTION, Kind.SECTIONS})
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the reference says of one key, in Markdown.
+
+    Attributes:
+        name: the key.
+        takes: what its value may be.
+        default: what holds without it, with its unit.
+        meaning: one sentence.
+    """
+
+    name: str
+    takes: str
+    default: str
+    meaning: str
 
 
 def redacted(config: Config) -> dict[str, Any]:
@@ -42,16 +60,27 @@ def markdown() -> str:
     """The reference in ``docs/configuration.md``: a table of keys for each section."""
     parts = []
     for path, section in sections():
-        rows = [_row(field) for field in dataclasses.fields(section) if _documented(field, path)]
+        rows = [_row(entry) for entry in entries(path, section)]
         if not rows:
             continue
-        title = f"### `{path}`\n\n{_purpose(section)}" if path else "### Top level"
+        title = f"### `{path}`\n\n{purpose(section)}" if path else "### Top level"
         parts.append(
             "\n".join(
                 [title, "", "| Key | Value | Default | Meaning |", "|---|---|---|---|", *rows]
             )
         )
     return "\n\n".join(parts) + "\n"
+
+
+def entries(path: str, section: type) -> list[Entry]:
+    """The keys of the section at ``path``; of the root, those that are sections are left out."""
+    return [_entry(field) for field in dataclasses.fields(section) if _documented(field, path)]
+
+
+def purpose(section: type) -> str:
+    """What a section is for, a sentence."""
+    sentence = (section.__doc__ or "").partition(": ")[2].strip()
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _section(section: Any) -> dict[str, Any]:
@@ -88,16 +117,15 @@ def _documented(field: dataclasses.Field[Any], path: str) -> bool:
     return bool(path) or field.metadata["kind"] not in _NESTED
 
 
-def _purpose(section: type) -> str:
-    sentence = (section.__doc__ or "").partition(": ")[2].strip()
-    return sentence[:1].upper() + sentence[1:]
-
-
-def _row(field: dataclasses.Field[Any]) -> str:
+def _entry(field: dataclasses.Field[Any]) -> Entry:
     kind: Kind = field.metadata["kind"]
     takes = f"one of {', '.join(f'`{c}`' for c in field.metadata['choices'])}"
     takes = takes if kind is Kind.CHOICE else kind.value
-    cells = (f"`{field.name}`", takes, _default(field, kind), field.metadata["doc"])
+    return Entry(field.name, takes, _default(field, kind), field.metadata["doc"])
+
+
+def _row(entry: Entry) -> str:
+    cells = (f"`{entry.name}`", entry.takes, entry.default, entry.meaning)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

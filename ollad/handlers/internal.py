@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from yarl import URL
 
 import ollad
+from ollad.backends.snapshot import State
+from ollad.config.units import format_duration
 from ollad.gateway import GATEWAY
 from ollad.responses import json_response
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from ollad.backends.backend import Backend
+    from ollad.backends.breaker import Breaker
+    from ollad.config.schema import Health
     from ollad.gateway import Gateway
 
 __all__ = [
@@ -87,12 +91,15 @@ async def version(_request: web.Request) -> web.StreamResponse:
 def endpoint_entries(gateway: Gateway) -> list[dict[str, Any]]:
     """What there is to say of each backend, in the order of the configuration; plain JSON."""
     now = gateway.clock()
-    return [_endpoint(backend, now) for backend in gateway.runtime.pool]
+    ahead, health = gateway.wall() - now, gateway.runtime.config.health
+    return [_endpoint(backend, now, ahead, health) for backend in gateway.runtime.pool]
 
 
-def _endpoint(backend: Backend, now: float) -> dict[str, Any]:
+def _endpoint(backend: Backend, now: float, ahead: float, health: Health) -> dict[str, Any]:
+    """One backend at monotonic ``now``, of which wall-clock time is ``ahead`` seconds."""
     snapshot = backend.snapshot
     load, engine = snapshot.load, snapshot.engine
+    overloaded = now < backend.overloaded_until
     return {
         "name": backend.name,
         "url": _safe(backend.endpoint.url),
@@ -100,11 +107,14 @@ def _endpoint(backend: Backend, now: float) -> dict[str, Any]:
         "state": backend.state,
         "reason": backend.reason,
         "since": iso_time(backend.since or None),
+        "returns": _returns(backend, health),
+        "ejected": _ejection(backend.breaker, now, ahead),
         "last_check": iso_time(snapshot.checked),
         "failures": snapshot.failures,
         "priority": backend.endpoint.priority,
         "weight": round(backend.weight(now), 4),
-        "overloaded": now < backend.overloaded_until,
+        "overloaded": overloaded,
+        "overloaded_until": iso_time(backend.overloaded_until + ahead) if overloaded else None,
         "in_flight": backend.in_flight,
         "engine_version": engine.version,
         "models": list(snapshot.model_ids),
@@ -123,6 +133,41 @@ def _endpoint(backend: Backend, now: float) -> dict[str, Any]:
         "cache_report": engine.cache_report,
         "image_understanding": engine.image_understanding,
         "generation": engine.generation,
+    }
+
+
+def _returns(backend: Backend, health: Health) -> str | None:
+    """What has to happen until a backend has its full share of requests again; None: nothing."""
+    if backend.drained_at is not None:
+        return "when an operator enables it"
+    match backend.snapshot.state:
+        case State.HEALTHY:
+            return None
+        case State.RECOVERING:
+            full = iso_time(backend.snapshot.since + health.ramp)
+            return f"its share grows until {full}"
+        case State.UNKNOWN:
+            return "after the first good round of probes"
+        case State.STARTING | State.DOWN:
+            interval = format_duration(backend.endpoint.check_interval)
+            rounds = (
+                "a good round of probes"
+                if health.rise == 1
+                else f"{health.rise} good rounds of probes in a row"
+            )
+            return f"after {rounds}, one every {interval}"
+
+
+def _ejection(breaker: Breaker, now: float, ahead: float) -> dict[str, Any] | None:
+    """Why requests are kept away from a backend that may pass its probes, since and until when."""
+    if breaker.closed:
+        return None
+    return {
+        "reason": breaker.reason,
+        "since": iso_time(breaker.since + ahead),
+        "until": iso_time(breaker.until + ahead),
+        "times": breaker.ejections,
+        "on_trial": now >= breaker.until,
     }
 
 

@@ -12,7 +12,7 @@ import structlog
 
 from ollad.backends.snapshot import Load
 from ollad.health.prober import Prober, Round
-from ollad.health.verdict import Outcome, Result, Standing, judge
+from ollad.health.verdict import Outcome, Result, Standing, judge, next_round
 from ollad.routing.weights import weight
 
 if TYPE_CHECKING:
@@ -132,11 +132,15 @@ class HealthMonitor:
         )
 
     async def _run(self, watch: _Watch) -> None:
-        interval = watch.backend.endpoint.check_interval
         try:
             while True:
                 began = self._clock()
                 await self._round(watch, began)
+                interval = next_round(
+                    watch.backend.snapshot.state,
+                    interval=watch.backend.endpoint.check_interval,
+                    ramp=watch.health.ramp,
+                )
                 pause = interval * (1 - _JITTER + 2 * _JITTER * self._random())
                 spent = self._clock() - began
                 await asyncio.sleep(max(pause - spent, _LEAST_PAUSE * interval))

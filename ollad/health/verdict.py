@@ -14,10 +14,16 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Final
 
 from ollad.backends.snapshot import State
 
-__all__ = ["Outcome", "Result", "Standing", "judge"]
+__all__ = ["Outcome", "Result", "Standing", "judge", "next_round"]
+
+_RAMP_STEPS: Final = 5
+"""Rounds in which a recovering backend gets its weight back, at least."""
+_LEAST_PAUSE: Final = 0.1
+"""Seconds between two of them, however short the ramp is."""
 
 
 class Result(enum.StrEnum):
@@ -88,6 +94,22 @@ def judge(
             reason = f"{reason} ({failures} of {fall} bad rounds)"
     since = before.since if state is before.state else now
     return Standing(state, reason, failures, successes, since)
+
+
+def next_round(state: State, *, interval: float, ramp: float) -> float:
+    """Seconds from the beginning of a round to that of the next.
+
+    Weights change with rounds, so a backend whose weight grows needs several of them, however
+    rarely it is probed otherwise.
+
+    Args:
+        state: the backend's state after the round.
+        interval: its ``check_interval``, seconds.
+        ramp: seconds from RECOVERING to HEALTHY.
+    """
+    if state is not State.RECOVERING:
+        return interval
+    return min(interval, max(_LEAST_PAUSE, ramp / _RAMP_STEPS))
 
 
 def _after_success(

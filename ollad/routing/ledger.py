@@ -103,9 +103,19 @@ class Ledger:
         if due.ahead >= _TELLING and now > due.begun:
             self._learn(due.ahead / (now - due.begun))
 
-    def end(self, due: Due, now: float) -> None:
-        """Nothing is due for it any more, whatever became of it."""
-        self._release(due)
+    def end(self, due: Due, now: float, *, answered: bool) -> None:
+        """Nothing is due for it any more.
+
+        Args:
+            due: what was counted.
+            now: monotonic seconds.
+            answered: whether the backend has done all of it, so that one that was done before it
+                was expected shows a faster backend.
+        """
+        if answered:
+            self.prefilled(due, now)
+        else:
+            self._release(due)
 
     def _release(self, due: Due) -> None:
         if due.released:

@@ -207,7 +207,7 @@ class _Ticket:
             return
         self._ended = True
         book, demand = self._book, self._demand
-        book.ledger.end(self._due, now)
+        book.ledger.end(self._due, now, answered=prompt_tokens is not None)
         if prompt_tokens and cached_tokens is not None and self._believed >= _TELLING_TOKENS:
             book.report(self._believed / demand.tokens, cached_tokens / prompt_tokens)
         if answer and book.caches:

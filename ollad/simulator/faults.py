@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from ollad.simulator.options import FailMode
+from ollad.simulator.options import FailMode
 
 __all__ = ["Fault", "Faults"]
 
@@ -35,8 +34,14 @@ class Faults:
         self._mode = mode
         self._random = random.Random(seed)  # noqa: S311 - faults are no secret
 
+    def change(self, rate: float, mode: FailMode) -> None:
+        """From now on fail another share of requests, 0..1, in another way."""
+        self._rate = rate
+        self._mode = mode
+
     def draw(self) -> Fault | None:
         """The fault of the next request, or None."""
         if self._random.random() >= self._rate:
             return None
-        return Fault(self._mode, self._random.randint(0, _LATEST))
+        first = 1 if self._mode is FailMode.STALL else 0
+        return Fault(self._mode, self._random.randint(first, _LATEST))

@@ -95,6 +95,7 @@ async def respond(
         Refusal: the queue is full, or the rid is one under way.
     """
     try:
+        responder.check_queue()
         with Generations(service, generations, stream=stream is not None) as group:
             if stream is not None:
                 return await stream(group)

@@ -17,14 +17,21 @@ __all__ = ["FailMode", "Options"]
 class FailMode(StrEnum):
     """How a request fails that is chosen to.
 
-    ``STATUS`` answers 500; the others break off somewhere in the reply: ``RESET`` with a TCP
-    reset, ``TRUNCATE`` with a regular close, ``HANG`` by sending nothing more.
+    Three answer at once: ``STATUS`` with 500, ``UNAVAILABLE`` with 503, ``BUSY`` as if the queue
+    were full (503, or the error as an event of a stream). The others break off somewhere in the
+    reply: ``RESET`` with a TCP reset, ``TRUNCATE`` with a regular close, ``HANG`` by sending
+    nothing more, ``STALL`` likewise but only in streams and after their first event, ``GARBAGE``
+    with bytes that are no HTTP, or, after a whole reply, with another one that nobody asked for.
     """
 
     STATUS = "status"
+    UNAVAILABLE = "unavailable"
+    BUSY = "busy"
     RESET = "reset"
     TRUNCATE = "truncate"
     HANG = "hang"
+    STALL = "stall"
+    GARBAGE = "garbage"
 
 
 @dataclass(frozen=True, slots=True)

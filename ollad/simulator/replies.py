@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from aiohttp import hdrs, web
 
+from ollad.simulator.engine import QueueFullError
 from ollad.simulator.options import FailMode
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ _ORDER: Final = {"date": 0, "server": 1, "allow": 2, "content-length": 3, "conte
 _PREFLIGHT_ORDER: Final = {"date": 0, "server": 1, "content-length": 6, "content-type": 7}
 _MIDDLE: Final = 5
 _KEEP_CASE: Final = {"transfer-encoding": "Transfer-Encoding", "connection": "Connection"}
+_NO_HTTP: Final = b"\x15\x03\x01 this is no HTTP \x00\xff\r\n\r\n"
+_NO_CHUNK: Final = b"this is no chunk\r\n"
+_UNASKED: Final = b'{"object":"error","message":"Nobody asked for this reply."}'
 _WITHOUT_CORS: Final = frozenset({401, 500})
 """Replies made outside of the CORS middleware."""
 
@@ -77,13 +81,23 @@ class Responder:
     def __init__(self, request: web.Request, fault: Fault | None) -> None:
         self._request = request
         self._fault = fault
-        self._left = -1 if fault is None else fault.after
+        self._busy = fault is not None and fault.mode is FailMode.BUSY
+        self._left = -1 if fault is None or self._busy else fault.after
         self._stream: web.StreamResponse | None = None
+
+    def check_queue(self) -> None:
+        """Let the queue seem full to a request that is to fail so.
+
+        Raises:
+            QueueFullError: it is.
+        """
+        if self._busy:
+            raise QueueFullError("it seems full")
 
     async def document(self, value: Any, status: int = 200) -> web.Response:
         """A whole reply."""
         response = json_reply(value, status)
-        if self._fault is not None:
+        if self._fault is not None and self._fault.mode is not FailMode.STALL:
             await self._break_off(response)
         return response
 
@@ -100,15 +114,15 @@ class Responder:
 
     async def raw(self, event: bytes) -> None:
         """Send an event that is framed already."""
-        stream = self._stream or await self.open()
         if self._left == 0:
             await self._break_off(None)
+        stream = await self.open()
         self._left -= 1
         await stream.write(event)
 
     async def done(self) -> web.StreamResponse:
         """Send the last event and the end of the body."""
-        if self._fault is not None:
+        if self._fault is not None and not self._busy:
             self._left = 0
         await self.raw(_DONE)
         stream = await self.open()
@@ -131,4 +145,22 @@ class Responder:
                 await stream.prepare(self._request)
                 await stream.write(whole.body[: len(whole.body) // 2])
             transport.close()
+        elif transport is not None and mode is FailMode.GARBAGE:
+            transport.write(self._garbage(whole))
         await asyncio.get_running_loop().create_future()
+
+    def _garbage(self, whole: web.Response | None) -> bytes:
+        """What is sent where a reply should stand, or should go on, or was over."""
+        if self._stream is not None:
+            return _NO_CHUNK
+        after = 0 if self._fault is None else self._fault.after
+        if whole is None or not isinstance(whole.body, bytes) or after % 2:
+            return _NO_HTTP
+        # In one piece: what came a moment later could rightly be taken for the next reply.
+        return _framed(whole.body) + _framed(_UNASKED)
+
+
+def _framed(body: bytes) -> bytes:
+    """A JSON reply that did not pass through the server."""
+    head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    return (head % len(body)).encode() + body

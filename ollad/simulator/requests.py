@@ -13,6 +13,7 @@ from ollad.simulator.refusals import (
     UNSUPPORTED_TYPE,
     Refusal,
     invalid,
+    openai_error,
     problem,
 )
 from ollad.simulator.replies import Responder
@@ -93,6 +94,7 @@ def generation(handler: GenerationHandler, *, json_only: bool) -> Handler:
             "prompt_ids": prompt_ids(data),
             "path": request.path,
             "server": service.address,
+            "fault": None if fault is None else fault.mode.value,
         }
         service.log.write(event="started", time=time.time(), **entry)
         service.handling += 1
@@ -101,6 +103,8 @@ def generation(handler: GenerationHandler, *, json_only: bool) -> Handler:
         try:
             if fault is not None and fault.mode is FailMode.STATUS:
                 raise Refusal(500, INTERNAL.encode(), "text/plain; charset=utf-8")  # noqa: TRY301 - answered by the middleware like every refusal
+            if fault is not None and fault.mode is FailMode.UNAVAILABLE:
+                raise openai_error("The server is unavailable.", kind="503", status=503)
             if json_only:
                 check_json_type(request)
             response = await handler(service, await read_object(request), responder)

@@ -178,6 +178,8 @@ def make_application(service: Service) -> web.Application:
     app.on_response_prepare.append(dress)
     for method, path, handler in ROUTES:
         app.router.add_route(method, path, _bound(service, handler))
+    # No real server has it, so it stands in no list of routes.
+    app.router.add_put("/simulator/faults", _bound(service, control.fail))
     if service.options.metrics:
         app.router.add_route("*", "/metrics{rest:.*}", _bound(service, status.metrics))
     return app

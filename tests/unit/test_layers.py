@@ -37,7 +37,7 @@ LAYERS = (
     ("intake", "replies"),
     ("affinity", "gateway"),
     ("dispatch",),
-    ("health", "relay"),
+    ("health", "relay", "waiting"),
     ("routing",),
     ("conversations", "logs", "metrics"),
     ("announcement",),

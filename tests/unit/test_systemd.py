@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from contextlib import suppress
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
-from ollad.systemd import Notifier, watchdog_seconds
+from ollad.errors import ListenError
+from ollad.systemd import Notifier, inherited_sockets, watchdog_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,3 +132,79 @@ def test_the_watchdogs_time_is_for_the_process_it_names(
     environ: dict[str, str], seconds: float | None
 ) -> None:
     assert watchdog_seconds(environ, 42) == seconds
+
+
+FIRST = 200
+"""In a test, descriptor 3 is taken."""
+
+
+def handed_over(*sockets: socket.socket, names: str | None = None) -> dict[str, str]:
+    """Copy the sockets to the descriptors from ``FIRST`` on; the environment that says so."""
+    for number, one in enumerate(sockets, FIRST):
+        os.dup2(one.fileno(), number)
+    environ = {"LISTEN_PID": "42", "LISTEN_FDS": str(len(sockets))}
+    return environ if names is None else {**environ, "LISTEN_FDNAMES": names}
+
+
+@pytest.fixture
+def listeners() -> Iterator[list[socket.socket]]:
+    made = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    yield made
+    for one in made:
+        one.close()
+
+
+def test_sockets_are_told_apart_by_name_whatever_their_order(
+    listeners: list[socket.socket],
+) -> None:
+    environ = handed_over(*listeners, names="proxy:admin:proxy")
+    found = inherited_sockets(environ, 42, first=FIRST)
+    ports = {name: [one.getsockname()[1] for one in some] for name, some in found.items()}
+    first, second, third = (one.getsockname()[1] for one in listeners)
+    assert ports == {"proxy": [first, third], "admin": [second]}
+    for some in found.values():
+        for one in some:
+            assert not one.get_inheritable()
+            one.close()
+
+
+@pytest.mark.parametrize("names", [None, "", ":"])
+def test_sockets_without_names_are_taken_too(
+    listeners: list[socket.socket], names: str | None
+) -> None:
+    found = inherited_sockets(handed_over(listeners[0], names=names), 42, first=FIRST)
+    assert [len(some) for some in found.values()] == [1]
+    for (one,) in found.values():
+        one.close()
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"LISTEN_FDS": "1"},
+        {"LISTEN_FDS": "1", "LISTEN_PID": "43"},
+        {"LISTEN_FDS": "0", "LISTEN_PID": "42"},
+        {"LISTEN_FDS": "many", "LISTEN_PID": "42"},
+        {"LISTEN_FDS": "-1", "LISTEN_PID": "42"},
+    ],
+)
+def test_what_is_for_another_process_or_nobody_is_left_alone(
+    environ: dict[str, str], listeners: list[socket.socket]
+) -> None:
+    handed_over(listeners[0])
+    try:
+        assert inherited_sockets(environ, 42, first=FIRST) == {}
+        os.fstat(FIRST)
+    finally:
+        os.close(FIRST)
+
+
+def test_what_cannot_be_listened_on_is_refused_by_name() -> None:
+    with (
+        socket.socket() as unconnected,
+        pytest.raises(ListenError, match=r"'web'.*wants ListenStream="),
+    ):
+        inherited_sockets(handed_over(unconnected, names="web"), 42, first=FIRST)
+    with pytest.raises(ListenError, match="is no socket"):
+        inherited_sockets({"LISTEN_PID": "42", "LISTEN_FDS": "1"}, 42, first=FIRST)

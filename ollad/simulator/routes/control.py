@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from ollad.simulator.options import FailMode
 from ollad.simulator.prompts import prompts, token_list
-from ollad.simulator.refusals import invalid, problem
+from ollad.simulator.refusals import invalid, problem, text_error
 from ollad.simulator.replies import UNTYPED, empty, json_reply
 from ollad.simulator.requests import check_json_type, read_object
 from ollad.simulator.tokens import decode, encode
@@ -15,7 +16,7 @@ from ollad.simulator.tokens import decode, encode
 if TYPE_CHECKING:
     from ollad.simulator.service import Service
 
-__all__ = ["abort", "detokenize", "flush", "tokenize"]
+__all__ = ["abort", "detokenize", "fail", "flush", "tokenize"]
 
 
 async def tokenize(service: Service, request: web.Request) -> web.StreamResponse:
@@ -78,3 +79,14 @@ async def abort(service: Service, request: web.Request) -> web.StreamResponse:
     elif isinstance(rid, str) and rid:
         service.abort(rid)
     return empty(200)
+
+
+async def fail(service: Service, request: web.Request) -> web.StreamResponse:
+    """``/simulator/faults``, which no real server has: fail requests from now on, or no longer."""
+    body = await read_object(request)
+    rate, mode = body.get("rate"), body.get("mode", FailMode.STATUS)
+    known = [one.value for one in FailMode]
+    if not isinstance(rate, (int, float)) or not 0 <= rate <= 1 or mode not in known:
+        raise text_error(f"'rate' is a number from 0 to 1, 'mode' one of {', '.join(known)}")
+    service.faults.change(rate, FailMode(mode))
+    return empty()

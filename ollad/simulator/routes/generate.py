@@ -54,6 +54,7 @@ async def answer(
         if service.options.embedding:
             raise _NativeError("This model is an embedding model and does not generate.")  # noqa: TRY301 - one place answers all of them
         wanted, one = _wanted(service, body)
+        responder.check_queue()
         with Generations(service, wanted, stream=stream) as group:
             if stream:
                 return await _stream(service, group, responder, numbered=not one)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["model", "model_info", "models", "openapi", "server_info"]
 
 
-_UNLISTED: Final = frozenset({"/openapi.json", "/tokenize", "/detokenize"})
-"""Routes that a real server does not list either."""
+_UNLISTED: Final = frozenset({"/openapi.json", "/tokenize", "/detokenize", "/simulator/faults"})
+"""Routes that a real server does not list either, or does not have."""
 
 
 def _card(service: Service) -> dict[str, Any]:

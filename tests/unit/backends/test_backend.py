@@ -32,12 +32,16 @@ def test_overload_leaves_a_tenth_of_the_weight_until_its_end() -> None:
 
 def test_a_drained_backend_takes_nothing_and_says_by_whose_order_and_since_when() -> None:
     backend = make_backend(state=State.RECOVERING, reason="answers again", since=10.0)
-    assert (backend.state, backend.reason, backend.since) == ("recovering", "answers again", 10.0)
     backend.drained_at = 20.0
     assert not backend.routable
     assert backend.weight(0.0) == 0.0
     assert (backend.state, backend.since) == ("draining", 20.0)
     assert backend.reason == "by an operator's order; otherwise recovering: answers again"
+
+
+def test_a_backend_that_is_drained_no_longer_is_as_healthy_as_before() -> None:
+    backend = make_backend()
+    backend.drained_at = 20.0
     backend.drained_at = None
     assert backend.routable
     assert backend.weight(0.0) == 1.0

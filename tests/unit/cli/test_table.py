@@ -18,8 +18,16 @@ JSON = st.recursive(
 )
 LOAD_KEYS = ("running", "waiting", "token_usage", "radix_cache_hit_rate")
 ENTRY_KEYS = ("name", "state", "weight", "overloaded", "in_flight", "models", "since", "reason")
+EJECTIONS = (
+    st.fixed_dictionaries(
+        {}, optional=dict.fromkeys(("reason", "since", "until", "on_trial"), JSON)
+    )
+    | JSON
+)
 LOADS = st.fixed_dictionaries({}, optional=dict.fromkeys(LOAD_KEYS, JSON)) | JSON
-ENTRIES = st.fixed_dictionaries({}, optional={**dict.fromkeys(ENTRY_KEYS, JSON), "load": LOADS})
+ENTRIES = st.fixed_dictionaries(
+    {}, optional={**dict.fromkeys(ENTRY_KEYS, JSON), "load": LOADS, "ejected": EJECTIONS}
+)
 STATUS_KEYS = ("time", "version", "uptime_seconds", "draining", "requests_under_way")
 STATUSES = st.none() | st.fixed_dictionaries(
     {},
@@ -39,6 +47,7 @@ def entry(name: str = "gpu-0", **changes: Any) -> dict[str, Any]:
         "since": "2026-11-22T10:00:00.000Z",
         "weight": 0.75,
         "overloaded": False,
+        "ejected": None,
         "in_flight": 4,
         "models": ["meta-llama/Llama-3.1-8B"],
         "load": load,
@@ -120,6 +129,35 @@ def test_a_draining_daemon_is_said_to_be() -> None:
 
 def test_an_overloaded_backend_is_shown_as_such() -> None:
     assert "overloaded" in render(status(entry(overloaded=True)), 120)[2]
+
+
+def ejection(*, on_trial: bool = False) -> dict[str, Any]:
+    return {
+        "reason": "5 failures in a row (the last: reset)",
+        "since": "2026-11-22T13:11:50.000Z",
+        "until": "2026-11-22T13:11:58.000Z" if on_trial else "2026-11-22T13:12:07.000Z",
+        "on_trial": on_trial,
+    }
+
+
+def test_an_ejected_backend_says_why_since_when_and_until_when() -> None:
+    lines = render(status(entry(ejected=ejection(), overloaded=True)), 200)
+    assert "0/1 endpoints take requests" in lines[0]
+    assert lines[2].startswith("gpu-0  ejected ")
+    assert lines[2].endswith("10s 5 failures in a row (the last: reset), for 7s more")
+
+
+def test_a_backend_on_trial_is_shown_as_such() -> None:
+    row = render(status(entry(ejected=ejection(on_trial=True))), 200)[2]
+    assert row.startswith("gpu-0  on trial ")
+    assert row.endswith("10s 5 failures in a row (the last: reset)")
+
+
+@pytest.mark.parametrize("state", ["down", "draining"])
+def test_what_takes_a_backend_out_altogether_says_more_than_an_ejection(state: str) -> None:
+    row = render(status(entry(state=state, reason="told so", ejected=ejection())), 200)[2]
+    assert row.startswith(f"gpu-0  {state} ")
+    assert row.endswith("3h12m told so")
 
 
 def test_where_rows_do_not_fit_the_sick_ones_are_shown() -> None:

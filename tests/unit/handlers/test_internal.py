@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 import ollad
 from ollad.backends.snapshot import Engine, Load, State
 from ollad.handlers.internal import (
@@ -85,11 +87,14 @@ async def test_the_status_shows_what_an_operator_needs(serve: Serve) -> None:
         "state": "healthy",
         "reason": "ready",
         "since": "2026-11-22T12:00:00.000Z",
+        "returns": None,
+        "ejected": None,
         "last_check": "2026-11-22T12:00:05.250Z",
         "failures": 1,
         "priority": 90,
         "weight": 0.75,
         "overloaded": False,
+        "overloaded_until": None,
         "in_flight": 4,
         "engine_version": "0.5.23",
         "models": ["tiny-llama"],
@@ -128,11 +133,63 @@ async def test_a_drained_backend_is_shown_as_draining(serve: Serve) -> None:
 
 async def test_an_overloaded_backend_says_so(serve: Serve) -> None:
     backend = make_backend()
-    backend.overloaded_until = 1000.5
+    backend.overloaded_until = 1002.5
     [endpoint] = (await (await (await serve(status_endpoints, backend)).get("/")).json())[
         "endpoints"
     ]
     assert (endpoint["overloaded"], endpoint["weight"]) == (True, 0.1)
+    assert endpoint["overloaded_until"] == "2026-11-22T12:00:02.500Z"
+
+
+async def test_an_ejected_backend_says_why_since_when_and_until_when(serve: Serve) -> None:
+    backend = make_backend()
+    for now in (990.0, 991.0, 992.0, 993.0, 998.5):
+        backend.breaker.failed(now, now, "reset")
+    client = await serve(status_endpoints, backend)
+    [endpoint] = (await (await client.get("/")).json())["endpoints"]
+    assert endpoint["state"] == "healthy"
+    assert endpoint["ejected"] == {
+        "reason": "5 failures in a row (the last: reset)",
+        "since": "2026-11-22T11:59:58.500Z",
+        "until": "2026-11-22T12:00:03.500Z",
+        "times": 1,
+        "on_trial": False,
+    }
+
+
+async def test_a_backend_whose_ejection_is_over_is_on_trial(serve: Serve) -> None:
+    backend = make_backend()
+    for _ in range(5):
+        backend.breaker.failed(995.0, 995.0, "reset")
+    client = await serve(status_endpoints, backend)
+    [endpoint] = (await (await client.get("/")).json())["endpoints"]
+    assert endpoint["ejected"]["on_trial"] is True
+
+
+@pytest.mark.parametrize(
+    ("state", "returns"),
+    [
+        (State.UNKNOWN, "after the first good round of probes"),
+        (State.STARTING, "after 2 good rounds of probes in a row, one every 5s"),
+        (State.DOWN, "after 2 good rounds of probes in a row, one every 5s"),
+        (State.RECOVERING, "its share grows until 2026-11-22T12:00:20.000Z"),
+        (State.HEALTHY, None),
+    ],
+)
+async def test_a_backend_that_is_out_says_when_it_returns(
+    state: State, returns: str | None, serve: Serve
+) -> None:
+    client = await serve(status_endpoints, make_backend(state=state, since=1795348800.0))
+    [endpoint] = (await (await client.get("/")).json())["endpoints"]
+    assert endpoint["returns"] == returns
+
+
+async def test_a_drained_backend_waits_for_the_operator(serve: Serve) -> None:
+    backend = make_backend(state=State.DOWN)
+    backend.drained_at = 1795348800.0
+    client = await serve(status_endpoints, backend)
+    [endpoint] = (await (await client.get("/")).json())["endpoints"]
+    assert endpoint["returns"] == "when an operator enables it"
 
 
 async def test_a_backend_not_probed_yet_has_no_times(serve: Serve) -> None:

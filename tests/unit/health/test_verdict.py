@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollad.backends.snapshot import State
-from ollad.health.verdict import Outcome, Result, Standing, judge
+from ollad.health.verdict import Outcome, Result, Standing, judge, next_round
 
 OK = Outcome(Result.OK)
 FAILED = Outcome(Result.FAILED, "no answer within 2 s on /ready")
@@ -117,3 +117,20 @@ def test_whatever_happens_the_rules_hold(outcomes: list[Outcome], fall: int, ris
 @pytest.mark.parametrize("result", list(Result))
 def test_results_are_words_for_metrics(result: Result) -> None:
     assert result.value.replace("_", "").isalpha()
+
+
+@pytest.mark.parametrize(
+    ("state", "interval", "ramp", "expected"),
+    [
+        (State.HEALTHY, 60.0, 20.0, 60.0),
+        (State.DOWN, 60.0, 20.0, 60.0),
+        (State.RECOVERING, 60.0, 20.0, 4.0),
+        (State.RECOVERING, 2.0, 20.0, 2.0),
+        (State.RECOVERING, 5.0, 0.01, 0.1),
+        (State.RECOVERING, 0.05, 0.01, 0.05),
+    ],
+)
+def test_a_backend_whose_weight_grows_is_probed_several_times_meanwhile(
+    state: State, interval: float, ramp: float, expected: float
+) -> None:
+    assert next_round(state, interval=interval, ramp=ramp) == expected

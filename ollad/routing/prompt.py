@@ -1,0 +1,177 @@
+"""From a request to the hashes of its prompt's blocks.
+
+Hashes are Python's own of bytes and tuples: SipHash under a key that each process draws at its
+start (PEP 456). They mean nothing to another process, and nobody outside can bring two prompts to
+collide; if they did, a request would be routed less well, no more.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from ollad.routing.canonical import (
+    answer_text,
+    chat_text,
+    messages_text,
+    plain_prompt,
+    responses_text,
+    stand_in,
+)
+from ollad.routing.demand import Demand
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["Prompt", "PromptReader"]
+
+_BYTES_PER_TOKEN: Final = 4.0
+"""Of text in English; in other languages and in code a token has fewer. It need not be exact, as
+costs are compared with each other."""
+_DOUBLING: Final = 32
+"""Blocks after which they double in length: a match is known to about 3 % of its length."""
+_LONGEST: Final = 4 * 1024 * 1024
+"""Bytes of a prompt that are hashed at most; few models take a million tokens."""
+
+_CHATS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
+    "/v1/chat/completions": chat_text,
+    "/v1/messages": messages_text,
+    "/v1/responses": responses_text,
+}
+_EMBEDDINGS: Final = frozenset(
+    {"/v1/embeddings", "/v1/score", "/v1/rerank", "/v1/classify", "/classify", "/encode"}
+)
+"""Routes that prefill, on servers that cache no prefixes."""
+_MEDIA_FIELDS: Final = ("image_data", "video_data", "audio_data")
+
+
+class Prompt:
+    """A prompt that was read: what it demands, and how an answer would continue it.
+
+    Attributes:
+        demand: what the policy asks for.
+    """
+
+    __slots__ = ("_block_bytes", "_last", "_tail", "demand")
+
+    def __init__(self, demand: Demand, last: int, tail: bytes, block_bytes: int) -> None:
+        self.demand = demand
+        self._last = last
+        self._tail = tail
+        self._block_bytes = block_bytes
+
+    def answer(self, message: Mapping[str, Any] | str) -> tuple[int, ...]:
+        """Hash the blocks that an answer adds to those of the prompt.
+
+        Args:
+            message: the message of a chat, as its next request will repeat it; or the text that
+                was generated after a plain prompt.
+        """
+        if not self.demand.chain and not self._tail:
+            return ()
+        data = self._tail + answer_text(message).encode("utf-8", "surrogatepass")
+        first = len(self.demand.chain)
+        hashes, _ = _hash(self._last, data, self._block_bytes, first)
+        return tuple(hashes)
+
+
+class PromptReader:
+    """Reads prompts.
+
+    Args:
+        block_bytes: length of the first blocks.
+    """
+
+    def __init__(self, block_bytes: int) -> None:
+        self._block_bytes = block_bytes
+
+    def read(
+        self, target: str, document: Mapping[str, Any], *, model: str | None, size: int
+    ) -> Prompt:
+        """Read the prompt of a request.
+
+        Args:
+            target: the path on the backend, without query.
+            document: the body.
+            model: the model's id, which is part of the chain: each has a cache of its own.
+            size: bytes of the body, for an estimate where the prompt is not read.
+        """
+        silent = not document.get("stream")
+        tokens = None
+        chat = _CHATS.get(target)
+        if chat is not None:
+            kind = "chat"
+            data = chat(document).encode("utf-8", "surrogatepass")
+        elif target in ("/generate", "/v1/completions"):
+            kind, data, tokens = _plain(document)
+        else:
+            worth = size / _BYTES_PER_TOKEN if target in _EMBEDDINGS else 0.0
+            return Prompt(Demand((), worth, 1.0, silent=silent), 0, b"", self._block_bytes)
+        get = document.get
+        seed = hash(
+            (
+                kind,
+                model,
+                _text(get("lora_path")),
+                _text(get("cache_salt")),
+                _text(get("extra_key")),
+            )
+        )
+        hashes, used = _hash(seed, data, self._block_bytes, 0)
+        chain = tuple(hashes)
+        if tokens is None:
+            tokens = len(data) / _BYTES_PER_TOKEN
+        block_tokens = tokens * self._block_bytes / len(data) if data else 1.0
+        demand = Demand(chain, tokens, block_tokens, _DOUBLING, silent)
+        return Prompt(demand, chain[-1] if chain else seed, data[used:], self._block_bytes)
+
+
+def _plain(document: Mapping[str, Any]) -> tuple[str, bytes, float]:
+    """Kind, canonical bytes and estimated tokens of a prompt that is no conversation."""
+    given = document.get("prompt") or document.get("text") or document.get("input_ids")
+    prompt, several = plain_prompt(given)
+    media = "".join([stand_in(document[field]) for field in _MEDIA_FIELDS if document.get(field)])
+    if isinstance(prompt, str):
+        data = (media + prompt).encode("utf-8", "surrogatepass")
+        return "text", data, several * len(data) / _BYTES_PER_TOKEN
+    ids = orjson.dumps(prompt)[:-1] + b","
+    tokens = len(prompt) + len(media) / _BYTES_PER_TOKEN
+    return "ids", media.encode() + ids, several * tokens
+
+
+def _text(value: object) -> str | None:
+    """A name, or None for whatever is none: most values that JSON has cannot be hashed."""
+    return value if isinstance(value, str) else None
+
+
+def _hash(last: int, data: bytes, block_bytes: int, first: int) -> tuple[list[int], int]:
+    """Hash the whole blocks of ``data``, the first of which is block number ``first``.
+
+    Args:
+        last: the hash of the block before.
+        data: canonical bytes, from the beginning of a block on.
+        block_bytes: length of the first blocks of the prompt.
+        first: how many blocks of the prompt are before.
+
+    Returns:
+        The hashes, and how many bytes they cover.
+    """
+    view = memoryview(data)[:_LONGEST]
+    hashes: list[int] = []
+    octave = max(0, first - _DOUBLING) // _DOUBLING
+    start = 0
+    while True:
+        size = block_bytes << octave
+        room = (octave + 2) * _DOUBLING - first - len(hashes)
+        blocks = min(room, (len(view) - start) // size)
+        stop = start + blocks * size
+        hashes += [
+            last := hash((last, block))
+            for block in struct.iter_unpack(f"{size}s", view[start:stop])
+        ]
+        start = stop
+        if blocks < room:
+            return hashes, start
+        octave += 1
