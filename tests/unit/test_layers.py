@@ -43,7 +43,7 @@ LAYERS = (
     ("announcement",),
     ("call", "record"),
     ("sglang",),
-    ("auth", "cors", "headers", "jsontext", "limits", "multipart", "responses", "tls"),
+    ("auth", "cors", "headers", "jsontext", "limits", "multipart", "patience", "responses", "tls"),
     ("backends",),
     ("config",),
     ("errors",),
