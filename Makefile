@@ -12,15 +12,22 @@ DOCDIR := $(PREFIX)/share/doc/ollad
 ifeq ($(PREFIX),/usr)
 UNITDIR ?= /lib/systemd/system
 SYSUSERSDIR ?= /usr/lib/sysusers.d
+ZSHDIR ?= /usr/share/zsh/vendor-completions
 else
 UNITDIR ?= $(SYSCONFDIR)/systemd/system
 SYSUSERSDIR ?= $(SYSCONFDIR)/sysusers.d
+ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
 endif
-CONFIG := $(SYSCONFDIR)/ollad/ollad.yaml
+CONFIGDIR := $(SYSCONFDIR)/ollad
+CONFIG := $(CONFIGDIR)/ollad.yaml
+MANDIR := $(PREFIX)/share/man
+BASHDIR := $(PREFIX)/share/bash-completion/completions
 TREE := build/tree
+# one that a package may depend on, unless another is asked for
+DEBIAN_PYTHON := $(if $(filter file,$(origin PYTHON)),/usr/bin/python3,$(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run lint test acceptance bench build visible-python install uninstall clean FORCE
+.PHONY: help venv run lint test chaos acceptance bench bench-routing build visible-python install uninstall deb clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,13 +56,19 @@ lint: $(INSTALLED) ## style, format and types
 test: $(INSTALLED) ## unit and wire tests, branch coverage at least 90 %
 	$(VENV)/bin/pytest tests/unit tests/wire --cov --cov-branch --cov-fail-under=90
 
+chaos: $(INSTALLED) ## two minutes of load while backends are killed, stopped, cut off; docs/chaos.md
+	$(VENV)/bin/python -m tests.chaos
+
 acceptance: $(INSTALLED) ## tests with real SGLang servers, a real Prometheus, systemd and clients
 	$(VENV)/bin/pytest tests/system
 
 bench: $(INSTALLED) ## compare with other proxies and write docs/benchmarks.md, which says how
 	$(VENV)/bin/python -m tests.bench.run
 
-build: $(TREE)/.built ## what make install copies: ollad and its libraries
+bench-routing: $(INSTALLED) ## compare routing policies on a trace and write docs/routing-benchmarks.md
+	TRACE='$(TRACE)' $(VENV)/bin/python -m tests.bench.routing.run
+
+build: $(TREE)/.built ## what make install copies: ollad, its libraries, its manual
 
 # The interpreter itself rather than a link or a virtual environment: the libraries' compiled parts
 # fit one minor version, and the service must find it when no environment is active.
@@ -71,6 +84,10 @@ $(TREE)/.built: build/python setup.cfg pyproject.toml $(shell find ollad ! -path
 	build/venv/bin/pip install --quiet --disable-pip-version-check --root-user-action=ignore \
 	  --no-compile --target $(TREE) .
 	rm -rf $(TREE)/bin
+	build/venv/bin/pip install --quiet --disable-pip-version-check --root-user-action=ignore \
+	  'shtab>=1.7,<2'
+	PYTHONPATH=$(TREE) build/venv/bin/python -B -m ollad.cli.manual build/man
+	PYTHONPATH=$(TREE) build/venv/bin/python -B -m ollad.cli.completion build/completions
 	touch $@
 
 # ProtectHome= of the unit hides these from the service.
@@ -95,15 +112,22 @@ install: visible-python build ## install below PREFIX (/usr/local), staged in DE
 	install -m 0755 build/launcher $(DESTDIR)$(BINDIR)/ollad
 	install -m 0644 LICENSE README.md CHANGELOG.md etc/ollad.yaml $(DESTDIR)$(DOCDIR)
 	install -m 0644 docs/*.md $(DESTDIR)$(DOCDIR)/docs
-	sed -e 's|@BINDIR@|$(BINDIR)|' -e 's|@DOCDIR@|$(DOCDIR)|' -e 's|@CONFIG@|$(CONFIG)|' \
-	  systemd/ollad.service > build/ollad.service
-	install -D -m 0644 build/ollad.service $(DESTDIR)$(UNITDIR)/ollad.service
+	install -D -m 0644 build/man/ollad.8 $(DESTDIR)$(MANDIR)/man8/ollad.8
+	install -D -m 0644 build/man/ollad.yaml.5 $(DESTDIR)$(MANDIR)/man5/ollad.yaml.5
+	install -D -m 0644 build/completions/ollad $(DESTDIR)$(BASHDIR)/ollad
+	install -D -m 0644 build/completions/_ollad $(DESTDIR)$(ZSHDIR)/_ollad
+	for unit in ollad.service ollad.socket; do \
+	  sed -e 's|@BINDIR@|$(BINDIR)|' -e 's|@DOCDIR@|$(DOCDIR)|' -e 's|@CONFIG@|$(CONFIG)|' \
+	    -e 's|@CONFIGDIR@|$(CONFIGDIR)|' systemd/$$unit > build/$$unit && \
+	  install -D -m 0644 build/$$unit $(DESTDIR)$(UNITDIR)/$$unit || exit; \
+	done
 	install -D -m 0644 systemd/ollad.sysusers $(DESTDIR)$(SYSUSERSDIR)/ollad.conf
 ifeq ($(DESTDIR),)
 	! command -v systemd-sysusers > /dev/null || systemd-sysusers $(SYSUSERSDIR)/ollad.conf
 	! test -d /run/systemd/system || systemctl daemon-reload
 endif
-	install -d $(DESTDIR)$(dir $(CONFIG))
+	install -d $(DESTDIR)$(CONFIGDIR)
+	install -d -m 0700 $(DESTDIR)$(CONFIGDIR)/credentials
 	test -e $(DESTDIR)$(CONFIG) || install -m 0640 etc/ollad.yaml $(DESTDIR)$(CONFIG)
 ifeq ($(DESTDIR),)
 	! getent group ollad > /dev/null || chgrp ollad $(CONFIG)
@@ -117,15 +141,23 @@ endif
 uninstall: ## take away what make install put there; the configuration stays
 ifeq ($(DESTDIR),)
 	! test -d /run/systemd/system || ! test -e $(UNITDIR)/ollad.service || \
-	  systemctl disable --now ollad.service
+	  systemctl disable --now ollad.socket ollad.service
 endif
 	rm -rf $(DESTDIR)$(LIBDIR) $(DESTDIR)$(DOCDIR)
 	rm -f $(DESTDIR)$(BINDIR)/ollad $(DESTDIR)$(UNITDIR)/ollad.service
-	rm -f $(DESTDIR)$(SYSUSERSDIR)/ollad.conf
+	rm -f $(DESTDIR)$(UNITDIR)/ollad.socket $(DESTDIR)$(SYSUSERSDIR)/ollad.conf
+	rm -f $(DESTDIR)$(MANDIR)/man8/ollad.8 $(DESTDIR)$(MANDIR)/man5/ollad.yaml.5
+	rm -f $(DESTDIR)$(BASHDIR)/ollad $(DESTDIR)$(ZSHDIR)/_ollad
 ifeq ($(DESTDIR),)
 	! test -d /run/systemd/system || systemctl daemon-reload
-	@echo '$(dir $(CONFIG)) and the user ollad are still there.'
+	@echo '$(CONFIGDIR) and the user ollad are still there.'
 endif
+
+deb: ## build a Debian package in dist/, for the Debian release and the architecture of this machine
+	rm -rf build/deb
+	$(MAKE) --no-print-directory install DESTDIR=$(CURDIR)/build/deb PREFIX=/usr SYSCONFDIR=/etc \
+	  PYTHON=$(DEBIAN_PYTHON)
+	"$$(cat build/python)" etc/debian/make_package.py build/deb dist
 
 clean: ## remove .venv and everything that tools left behind
 	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* htmlcov

@@ -16,6 +16,7 @@ def test_a_drained_backend_takes_no_requests_and_says_how_many_it_still_has() ->
     backend, other = make_backend("sgl-a"), make_backend("sgl-b")
     backend.in_flight = 3
     gateway = make_gateway(backend, other)
+    assert gateway.runtime.pool.routable() == (backend, other)
     verdict = drain(gateway, "sgl-a", LOGGER)
     assert verdict == Verdict(True, ("sgl-a gets no new requests; 3 under way there",), 3)
     assert gateway.runtime.pool.routable() == (other,)
@@ -43,6 +44,7 @@ def test_an_enabled_backend_takes_requests_as_far_as_its_health_allows() -> None
     gateway = make_gateway(well, ill)
     for name in ("sgl-a", "sgl-b"):
         drain(gateway, name, LOGGER)
+    assert gateway.runtime.pool.routable() == ()
     assert enable(gateway, "sgl-a", LOGGER).messages == (
         "sgl-a takes requests: it is healthy, ready",
     )

@@ -20,6 +20,7 @@ class BlockCache:
 
     Args:
         capacity: tokens.
+        block_tokens: of every block but the last of a chain, which may have fewer.
 
     Attributes:
         cached: tokens in blocks, held or idle.
@@ -27,8 +28,9 @@ class BlockCache:
         reserved: tokens of room that running requests keep beside the blocks.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, block_tokens: int) -> None:
         self.capacity = capacity
+        self.block_tokens = block_tokens
         self.cached = 0
         self.idle = 0
         self.reserved = 0
@@ -46,27 +48,38 @@ class BlockCache:
                 return count
         return len(chain)
 
-    def hold(self, block: int, tokens: int) -> None:
-        """Hold a block of that many tokens, which is cached from now on; there must be room."""
-        count, size = self._held.get(block, (0, 0))
-        if count == 0:
-            found = self._idle.pop(block, None)
-            if found is None:
-                self.cached += tokens
-            else:
-                self.idle -= found
-            size = tokens if found is None else found
-        self._held[block] = (count + 1, size)
+    def hold(self, blocks: Sequence[int], tokens: int) -> None:
+        """Hold blocks of a chain, which are cached from now on; there must be room.
 
-    def release(self, chain: Iterable[int]) -> None:
-        """Hold these blocks no longer; to be given last block first."""
-        for block in chain:
-            count, size = self._held[block]
-            if count > 1:
-                self._held[block] = (count - 1, size)
+        Args:
+            blocks: consecutive ones.
+            tokens: of all of them together.
+        """
+        held, idle, usual = self._held, self._idle, self.block_tokens
+        last = tokens - usual * (len(blocks) - 1)
+        for index, block in enumerate(blocks, 1):
+            counted = held.get(block)
+            if counted is not None:
+                held[block] = (counted[0] + 1, counted[1])
                 continue
-            del self._held[block]
-            self._idle[block] = size
+            size = idle.pop(block, 0)
+            if size:
+                self.idle -= size
+            else:
+                size = usual if index < len(blocks) else last
+                self.cached += size
+            held[block] = (1, size)
+
+    def release(self, blocks: Iterable[int]) -> None:
+        """Hold blocks no longer; to be given last block first."""
+        held, idle = self._held, self._idle
+        for block in blocks:
+            count, size = held[block]
+            if count > 1:
+                held[block] = (count - 1, size)
+                continue
+            del held[block]
+            idle[block] = size
             self.idle += size
 
     def reserve(self, tokens: int) -> bool:

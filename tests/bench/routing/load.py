@@ -47,11 +47,14 @@ class Load:
         name: what the tables call it.
         arrivals: seconds and the request that comes then, in order of time.
         block_tokens: tokens of a block.
+        unary: share of requests that are not streamed, 0..1: of those a proxy learns nothing before
+            the whole reply is there. Their first token is looked at all the same.
     """
 
     name: str
     arrivals: Sequence[tuple[float, Request]]
     block_tokens: int
+    unary: float = 0.0
 
     @property
     def requests(self) -> int:

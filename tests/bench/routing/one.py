@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -24,7 +25,7 @@ def main() -> int:
     parser.add_argument("--fleet", choices=[*FLEETS], default="equal")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=1, help="so many seeds, a line each")
-    parser.add_argument("--unary", type=float, default=0.0, help="share that is not streamed")
+    parser.add_argument("--unary", type=float, help="share that is not streamed, 0..1")
     parser.add_argument("--trace", type=Path, default=TRACE)
     given = parser.parse_args()
     heads = " ".join(f"{figure.title:>8}" for figure in FIGURES)
@@ -32,12 +33,12 @@ def main() -> int:
     for name in [*WORKLOADS] if given.workload == "all" else given.workload.split(","):
         for seed in range(given.seed, given.seed + given.seeds):
             load = workload(name, given.servers, Random(seed), given.trace)
+            if given.unary is not None:
+                load = replace(load, unary=given.unary)
             for policy in [*POLICIES] if given.policy == "all" else given.policy.split(","):
                 began = time.perf_counter()
                 fleet = FLEETS[given.fleet](given.servers)
-                outcome = simulate(
-                    POLICIES[policy](Random(seed)), fleet, load, Random(seed), unary=given.unary
-                )
+                outcome = simulate(POLICIES[policy](Random(seed)), fleet, load, Random(seed))
                 found = figures(outcome)
                 cells = " ".join(f"{found[one.key]:8.{one.digits}f}" for one in FIGURES)
                 took = time.perf_counter() - began

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ollad.routing.policy import Policy
 
-__all__ = ["BASELINES", "OURS", "POLICIES"]
+__all__ = ["BASELINES", "OURS", "POLICIES", "SUBJECT", "TITLES"]
 
 BASELINES: Final[Mapping[str, Callable[[Random], Policy]]] = {
     "random": baselines.AnyOne,
@@ -27,10 +27,26 @@ BASELINES: Final[Mapping[str, Callable[[Random], Policy]]] = {
     "cache-aware": lambda _: baselines.CacheAware(),
 }
 
+SUBJECT: Final = "ollad:prefix-cache"
+"""The default of the daemon, with which all others are compared."""
 OURS: Final[Mapping[str, Callable[[Random], Policy]]] = {
-    "ollad:prefix-cache": lambda dice: PrefixCache(PrefixSettings(), dice.random),
+    SUBJECT: lambda dice: PrefixCache(PrefixSettings(), dice.random),
     "ollad:least-connections": lambda dice: LeastConnections(dice.random),
     "ollad:round-robin": lambda _: RoundRobin(),
 }
 
 POLICIES: Final[Mapping[str, Callable[[Random], Policy]]] = {**BASELINES, **OURS}
+
+TITLES: Final[Mapping[str, str]] = {
+    "random": "any",
+    "round-robin": "each in turn",
+    "least-connections": "the one with the fewest requests in flight, equals at random",
+    "sticky": "what begins (1,024 tokens) like a prompt of the last ten minutes goes where that "
+    "went, as with Olla's sticky sessions; else least connections",
+    "bounded-hash": "consistent hashing of the first 1,024 tokens with bounded loads (1.25)",
+    "cache-aware": "as SGLang's router: one tree of all prompts, thresholds 0.3 / 64 / 1.5",
+    SUBJECT: "ollad's default: least expected wait",
+    "ollad:least-connections": "ollad's, which minds weights",
+    "ollad:round-robin": "ollad's",
+}
+"""What each of them is, for readers."""

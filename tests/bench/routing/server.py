@@ -54,15 +54,18 @@ class Job:
         request: what is to be done.
         cached: prompt tokens found in the cache when it was admitted; None before.
         missing: prompt tokens that are not computed yet, once it is admitted.
+        reserved: KV memory that it keeps beside cached blocks, tokens.
+        uncached: prompt tokens that were not cached when it came.
     """
 
-    __slots__ = ("cached", "missing", "request", "reserved")
+    __slots__ = ("cached", "missing", "request", "reserved", "uncached")
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.cached: int | None = None
         self.missing = 0
         self.reserved = 0
+        self.uncached = 0
 
 
 class Server:
@@ -70,13 +73,14 @@ class Server:
 
     def __init__(self, config: ServerConfig, block_tokens: int) -> None:
         self.config = config
-        self.cache = BlockCache(config.cache_tokens)
+        self.cache = BlockCache(config.cache_tokens, block_tokens)
         self.waiting: deque[Job] = deque()
         self.decoding = 0
         self.busy_seconds = 0.0
         self._block_tokens = block_tokens
         self._stepping: list[Job] = []
         self._in_step = False
+        self._uncached = 0
 
     @property
     def running(self) -> int:
@@ -84,18 +88,17 @@ class Server:
         begun = bool(self.waiting) and self.waiting[0].cached is not None
         return self.decoding + len(self._stepping) + begun
 
+    @property
     def waiting_uncached(self) -> int:
-        """Prompt tokens that the queue still has to compute, as things are."""
-        total = 0
-        for job in self.waiting:
-            if job.cached is not None:
-                total += job.missing
-            else:
-                total += job.request.tokens - self._known(job.request)
-        return total
+        """Prompt tokens that the queue has to compute, as things were when each request came."""
+        begun = self.waiting[0] if self.waiting else None
+        return self._uncached + (begun.missing if begun and begun.cached is not None else 0)
 
     def submit(self, job: Job) -> float | None:
         """Take a request; returns the seconds that the step takes which begins now, if one does."""
+        matched = self.cache.match(job.request.chain) * self._block_tokens
+        job.uncached = max(0, job.request.tokens - matched)
+        self._uncached += job.uncached
         self.waiting.append(job)
         return None if self._in_step else self._next_step()
 
@@ -122,8 +125,7 @@ class Server:
         self.decoding -= 1
         chain = request.chain
         if request.answer:
-            for block in request.answer:
-                cache.hold(block, self._block_tokens)
+            cache.hold(request.answer, self._block_tokens * len(request.answer))
             chain += request.answer
         cache.release(reversed(chain))
         return None if self._in_step else self._next_step()
@@ -153,9 +155,8 @@ class Server:
             return False
         request, cache = job.request, self.cache
         matched = cache.match(request.chain)
-        for index in range(matched):
-            cache.hold(request.chain[index], self._size(request, index))
-        known = self._known(request, matched)
+        known = min(matched * self._block_tokens, request.tokens)
+        cache.hold(request.chain[:matched], known)
         room = request.tokens - known + request.output
         if not cache.reserve(room):
             cache.release(reversed(request.chain[:matched]))
@@ -166,6 +167,7 @@ class Server:
         job.cached = min(known, request.tokens - 1)
         job.missing = request.tokens - job.cached
         job.reserved = room
+        self._uncached -= job.uncached
         return True
 
     def _cache_prompt(self, job: Job) -> None:
@@ -174,16 +176,6 @@ class Server:
         computed = job.reserved - request.output
         cache.unreserve(computed)
         job.reserved -= computed
-        held = 0
-        position = request.tokens - computed
-        for index, block in enumerate(request.chain):
-            if held >= position:
-                cache.hold(block, self._size(request, index))
-            held += self._size(request, index)
-
-    def _known(self, request: Request, blocks: int | None = None) -> int:
-        matched = self.cache.match(request.chain) if blocks is None else blocks
-        return min(matched * self._block_tokens, request.tokens)
-
-    def _size(self, request: Request, index: int) -> int:
-        return min(self._block_tokens, request.tokens - index * self._block_tokens)
+        if computed:
+            matched = (request.tokens - computed) // self._block_tokens
+            cache.hold(request.chain[matched:], computed)

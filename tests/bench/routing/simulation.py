@@ -68,7 +68,7 @@ class Backend:
             load=Load(
                 running=server.running,
                 waiting=len(server.waiting),
-                waiting_uncached_tokens=server.waiting_uncached(),
+                waiting_uncached_tokens=server.waiting_uncached,
                 token_usage=usage,
                 radix_usage=(cache.cached + cache.reserved) / cache.capacity,
                 kv_tokens=cache.capacity,
@@ -119,12 +119,11 @@ class _Simulation:
         servers: Sequence[ServerConfig],
         block_tokens: int,
         random: Random,
-        unary: float,
     ) -> None:
         self._policy = policy
         self._block_tokens = block_tokens
         self._random = random
-        self._unary = unary
+        self._unary = 0.0
         self._highest = max(config.priority for config in servers)
         self.backends = [
             Backend(f"server-{number:02}", Server(config, block_tokens))
@@ -143,6 +142,7 @@ class _Simulation:
 
     def run(self, load: Workload) -> None:
         self._left = load.requests
+        self._unary = load.unary
         for backend in self.backends:
             backend.snapshot = backend.look(self._highest)
             self._poll_at(self._random.uniform(0, _POLL_SECONDS), backend)
@@ -216,8 +216,6 @@ def simulate(
     servers: Sequence[ServerConfig],
     load: Workload,
     random: Random,
-    *,
-    unary: float = 0.0,
 ) -> Outcome:
     """Let a workload pass through a policy.
 
@@ -226,13 +224,11 @@ def simulate(
         servers: what there is.
         load: what comes.
         random: decides when servers are polled, and which requests are not streamed.
-        unary: share of requests that are not streamed, 0..1: of those the policy learns nothing
-            before the whole reply is there; their first token counts all the same.
 
     Raises:
         ValueError: if a request is too large for a server.
     """
-    simulation = _Simulation(policy, servers, load.block_tokens, random, unary)
+    simulation = _Simulation(policy, servers, load.block_tokens, random)
     simulation.run(load)
     return Outcome(
         ttft=simulation.ttft,

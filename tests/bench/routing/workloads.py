@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from tests.bench.places import TREE
@@ -24,7 +24,7 @@ __all__ = ["SYNTHETIC", "TRACE", "WORKLOADS", "Workload", "trace", "workload"]
 _SERVERS: Final = 8
 """To how many servers the figures below apply."""
 _TRACE_BLOCK: Final = 512
-_BLOCK: Final = 64
+_BLOCK: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +220,9 @@ SYNTHETIC: Final = (
 
 TRACE: Final = TREE.parent / "shared/traces/conversation.jsonl"
 WORKLOADS: Final = {
-    "trace": "one hour of a real chat service",
+    "trace": "one hour of a real chat service: 12,031 requests of 12,000 tokens on average",
     "trace-spread": "the same, arrivals drawn within the three seconds to which the trace rounds",
+    "trace-unary": "the same as `trace`, but nothing is streamed",
     **{one.name: one.title for one in SYNTHETIC},
 }
 """What they are, by name."""
@@ -239,4 +240,6 @@ def workload(name: str, servers: int, random: Random, path: Path) -> Load:
         return trace(path, servers)
     if name == "trace-spread":
         return trace(path, servers, spread=random)
+    if name == "trace-unary":
+        return replace(trace(path, servers), unary=1.0)
     return {one.name: one.make for one in SYNTHETIC}[name](servers, random)

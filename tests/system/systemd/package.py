@@ -1,4 +1,4 @@
-"""ollad as ``make install`` lays it out, wrapped in the plainest of Debian packages."""
+"""ollad as ``make install`` and ``make deb`` make it of this source."""
 
 from __future__ import annotations
 
@@ -6,40 +6,29 @@ import os
 import subprocess
 from pathlib import Path
 
-__all__ = ["SOURCE", "build_package", "make", "system_python"]
+__all__ = ["DEBIAN_PYTHON", "SOURCE", "build_package", "debian_python", "make", "system_python"]
 
 SOURCE = Path(__file__).parents[3]
-MAKE_SECONDS = 180
-
-CONTROL = """\
-Package: ollad
-Version: 0
-Architecture: all
-Maintainer: the tests of ollad <root@localhost>
-Description: ollad for its tests
-"""
-POSTINST = """\
-#!/bin/sh
-set -e
-systemd-sysusers ollad.conf
-chgrp ollad /etc/ollad/ollad.yaml
-systemctl daemon-reload
-"""
-PRERM = """\
-#!/bin/sh
-systemctl stop ollad.service
-"""
+MAKE_SECONDS = 240
+DEBIAN_PYTHON = "/usr/bin/python3"
 
 
 def system_python() -> str | None:
     """A Python that a service can run, 3.11 or later and with venv; None if there is none."""
+    candidates = (DEBIAN_PYTHON, "/usr/local/bin/python3")
+    return next((python for python in candidates if _serves(python)), None)
+
+
+def debian_python() -> str | None:
+    """Debian's own Python, if it is one that can run the service."""
+    return DEBIAN_PYTHON if Path("/usr/bin/dpkg-deb").exists() and _serves(DEBIAN_PYTHON) else None
+
+
+def _serves(python: str) -> bool:
     program = "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))"
-    for python in ("/usr/bin/python3", "/usr/local/bin/python3"):
-        if Path(python).exists():
-            done = subprocess.run([python, "-c", program], check=False, capture_output=True)
-            if done.returncode == 0:
-                return python
-    return None
+    if not Path(python).exists():
+        return False
+    return not subprocess.run([python, "-c", program], check=False, capture_output=True).returncode
 
 
 def make(*arguments: str) -> str:
@@ -63,21 +52,8 @@ def make(*arguments: str) -> str:
 _MAKES_OWN = frozenset({"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"})
 
 
-def build_package(python: str, folder: Path) -> Path:
-    """Make ``ollad.deb`` in ``folder``."""
-    root = folder / "root"
-    make("install", f"DESTDIR={root}", "PREFIX=/usr", f"PYTHON={python}")
-    debian = root / "DEBIAN"
-    debian.mkdir()
-    (debian / "control").write_text(CONTROL)
-    (debian / "conffiles").write_text("/etc/ollad/ollad.yaml\n")
-    for name, script in (("postinst", POSTINST), ("prerm", PRERM)):
-        (debian / name).write_text(script)
-        (debian / name).chmod(0o755)
-    package = folder / "ollad.deb"
-    subprocess.run(
-        ["dpkg-deb", "--root-owner-group", "-Zgzip", "--build", str(root), str(package)],
-        check=True,
-        capture_output=True,
-    )
-    return package
+def build_package() -> Path:
+    """The package that ``make deb`` makes."""
+    said = make("deb", f"PYTHON={DEBIAN_PYTHON}")
+    name = next(line for line in reversed(said.splitlines()) if line.endswith(".deb"))
+    return SOURCE / name

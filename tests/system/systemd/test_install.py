@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import ollad
 from tests.system.systemd.package import make, system_python
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def test_everything_is_below_the_prefix_but_configuration_and_unit(staged: Path)
     assert outside == {
         "etc/ollad/ollad.yaml",
         "etc/systemd/system/ollad.service",
+        "etc/systemd/system/ollad.socket",
         "etc/sysusers.d/ollad.conf",
     }
 
@@ -52,7 +54,9 @@ def test_everything_is_below_the_prefix_but_configuration_and_unit(staged: Path)
 def test_it_is_there_for_everybody_whatever_the_umask(staged: Path) -> None:
     for path in staged.rglob("*"):
         mode = stat.S_IMODE(path.stat().st_mode)
-        if path.is_dir() or path == staged / "usr/local/bin/ollad":
+        if path == staged / "etc/ollad/credentials":
+            assert mode == 0o700
+        elif path.is_dir() or path == staged / "usr/local/bin/ollad":
             assert mode == 0o755, path
         elif path == staged / "etc/ollad/ollad.yaml":
             assert mode == 0o640
@@ -78,6 +82,22 @@ def test_the_unit_starts_what_was_installed(staged: Path) -> None:
         *("ExecStart=/usr/local/bin/ollad", "serve"),
         *("--config", "/etc/ollad/ollad.yaml"),
     ]
+
+
+def test_the_socket_has_the_address_and_the_name_that_ollad_expects(staged: Path) -> None:
+    unit = (staged / "etc/systemd/system/ollad.socket").read_text()
+    assert "@" not in unit
+    assert "\nListenStream=127.0.0.1:40114\n" in unit
+    assert "\nFileDescriptorName=proxy\n" in unit
+
+
+def test_the_manual_and_the_completions_are_of_this_version(staged: Path) -> None:
+    share = staged / "usr/local/share"
+    version = f'"ollad {ollad.__version__}"'
+    assert version in (share / "man/man8/ollad.8").read_text()
+    assert version in (share / "man/man5/ollad.yaml.5").read_text()
+    assert "backend" in (share / "bash-completion/completions/ollad").read_text()
+    assert "#compdef ollad" in (share / "zsh/site-functions/_ollad").read_text()
 
 
 def test_what_was_installed_runs_with_its_own_libraries_alone(staged: Path, python: str) -> None:
