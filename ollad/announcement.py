@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Final
 from aiohttp.helpers import rfc822_formatted_time
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from ollad.record import RequestRecord
 
-__all__ = ["PREFIX", "announce", "announcement", "final_announcement"]
+__all__ = ["PREFIX", "announced_lines", "announcement", "final_announcement"]
 
 PREFIX: Final = "/olla/"
 """What the paths of the API begin with."""
@@ -20,18 +22,19 @@ _FINAL: Final = frozenset({"X-Olla-Response-Time", "X-SGLang-Cache-Hit", "X-SGLa
 """Whose values are known only when a stream has ended."""
 
 
-def announce(headers: list[tuple[str, str]], record: RequestRecord, elapsed: float) -> None:
-    """Add what every response says of itself, as far as it is known.
+def announced_lines(record: RequestRecord, elapsed: float, sent: Collection[str]) -> bytes:
+    """What every response says of itself, as header lines, and its ``Date``.
 
     Args:
-        headers: of a backend's reply; its own ``X-SGLang-*`` are believed, and its ``Date``.
         record: what is known of the request.
         elapsed: seconds since its arrival.
+        sent: names that the backend's reply has already, whose values are believed.
     """
-    sent = {name.lower() for name, _ in headers}
-    headers += [pair for pair in announcement(record, elapsed) if pair[0].lower() not in sent]
-    if "date" not in sent:
-        headers.append(("Date", rfc822_formatted_time()))
+    headers = announcement(record, elapsed)
+    headers.append(("Date", rfc822_formatted_time()))
+    if sent:
+        headers = [header for header in headers if header[0] not in sent]
+    return "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("latin-1")
 
 
 def announcement(record: RequestRecord, elapsed: float) -> list[tuple[str, str]]:

@@ -1,24 +1,26 @@
-"""A client's request on its way to a backend, as one frozen value."""
+"""A client's request on its way to a backend, as one frozen value.
+
+Named tuples, as all values that each request makes anew: a frozen dataclass takes four times as
+long to make.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from ollad.backends.backend import Backend
 
 __all__ = ["Call", "Inbound"]
 
 
-@dataclass(frozen=True, slots=True)
-class Inbound:
+class Inbound(NamedTuple):
     """Where a request came from.
 
     Attributes:
-        headers: as received, in order.
+        headers: names and values as received, in order.
         request_id: ollad's id for the request.
         peer: address of the connection's other end.
         scheme: ``http`` or ``https``.
@@ -26,7 +28,7 @@ class Inbound:
         trusted: whether the peer's X-Forwarded-* headers are believed.
     """
 
-    headers: tuple[tuple[str, str], ...]
+    headers: Sequence[tuple[bytes, bytes]]
     request_id: str
     peer: str
     scheme: str
@@ -34,8 +36,7 @@ class Inbound:
     trusted: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One exchange that ollad wants with some backend.
 
     Attributes:

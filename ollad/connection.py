@@ -7,10 +7,13 @@ headers, count and access line as any other.
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
+from aiohttp.http import RawRequestMessage, StreamWriter
 from aiohttp.http_exceptions import (
     BadHttpMethod,
     BadStatusLine,
@@ -29,12 +32,14 @@ from ollad.errors import (
 )
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from aiohttp import StreamReader
 
     from structlog.typing import FilteringBoundLogger
 
     Refuse = Callable[[web.BaseRequest, GatewayError], web.Response]
+    Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 __all__ = ["Connection"]
 
@@ -43,6 +48,9 @@ _LONGEST_FIELD: Final = 16380
 """Bytes of one header's name and value; not the same as for the target, so that errors differ."""
 
 _MOST_FIELDS: Final = 128
+
+_LINGER_SECONDS: Final = 10.0
+"""How long the rest of a body nobody wants may take to arrive."""
 
 
 class Connection(web.RequestHandler):
@@ -53,9 +61,14 @@ class Connection(web.RequestHandler):
         loop: the running loop.
         logger: where unexpected errors go.
         refuse: makes the response to a request that did not reach the application.
+        known: what serves the requests of a method and a path, of those that need no resolver.
+
+    Attributes:
+        peer: address of its other end; empty for a unix socket.
+        scheme: ``http`` or ``https``, as the peer speaks.
     """
 
-    __slots__ = ("_logger", "_refuse")
+    __slots__ = ("_known", "_logger", "_refuse", "peer", "scheme")
 
     def __init__(
         self,
@@ -64,6 +77,7 @@ class Connection(web.RequestHandler):
         loop: asyncio.AbstractEventLoop,
         logger: FilteringBoundLogger,
         refuse: Refuse,
+        known: Mapping[tuple[str, str], Serve],
     ) -> None:
         super().__init__(
             server,
@@ -76,6 +90,111 @@ class Connection(web.RequestHandler):
         )
         self._logger = logger
         self._refuse = refuse
+        self._known = known
+        self.peer = ""
+        self.scheme = "http"
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep what every request of the connection would ask its transport for."""
+        super().connection_made(transport)
+        peer = transport.get_extra_info("peername")
+        self.peer = str(peer[0]) if isinstance(peer, tuple) else str(peer or "")
+        if transport.get_extra_info("sslcontext") is not None:
+            self.scheme = "https"
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Read on, if reading was paused at all: the reader of each small body asks for it."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
+    async def start(self) -> None:
+        """Serve the connection's requests, one after the other.
+
+        Requests for known paths are served right here, which saves what aiohttp does for each: a
+        task, and the waiting for it. The first that is anything else hands the connection over
+        to aiohttp, for good.
+        """
+        try:
+            while not self._force_close:
+                if not self._messages:
+                    await self._message()
+                serve = self._known_server()
+                if serve is None:
+                    await super().start()
+                    return
+                if not await self._serve(serve):
+                    break
+        except asyncio.CancelledError:
+            self.force_close()
+            raise
+        if self.transport is not None and not self._force_close:
+            self.transport.close()
+
+    async def _message(self) -> None:
+        """Wait until a request's head has arrived."""
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _known_server(self) -> Serve | None:
+        """What serves the next request, if that is simple and its path known."""
+        message, _ = self._messages[0]
+        if not isinstance(message, RawRequestMessage) or message.upgrade:
+            return None
+        serve = self._known.get((message.method, message.path))
+        return None if hdrs.EXPECT in message.headers else serve
+
+    async def _serve(self, serve: Serve) -> bool:
+        """Serve the next request; whether the connection may be used again."""
+        message, body = self._messages.popleft()
+        if self._parser is None or self._request_factory is None:
+            return False  # lost by now
+        self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+        request = self._request_factory(
+            message, body, self, StreamWriter(self, self._loop), self._task_handler
+        )
+        self._current_request = request
+        self._request_in_progress = True
+        try:
+            response = await serve(request)
+            if not response.prepared or response.keep_alive is None:
+                raise RuntimeError("whoever serves a request sends the response")
+            await response.write_eof()
+        except ConnectionError:
+            return False
+        except Exception as error:  # noqa: BLE001 - the connection's task is nobody else's to watch
+            self.log_exception("a request broke its connection", exc_info=error)
+            self.force_close()
+            return False
+        finally:
+            self._current_request = None
+            self._request_in_progress = False
+            if self._handler_waiter is not None and not self._handler_waiter.done():
+                self._handler_waiter.set_result(None)
+        if not body.is_eof():
+            await self._pass_over(body)
+        self._keepalive = bool(response.keep_alive)
+        if not self._keepalive or self._close or not body.is_eof():
+            return False
+        closing = self._loop.time() + self._keepalive_timeout
+        self._next_keepalive_close_time = closing
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(closing, self._process_keepalive)
+        return True
+
+    async def _pass_over(self, body: StreamReader) -> None:
+        """Read what is left of a body nobody wants, for a while.
+
+        A connection that is closed before is reset, and its response may be lost with that.
+        """
+        with suppress(TimeoutError, ConnectionError):
+            async with asyncio.timeout(_LINGER_SECONDS):
+                while not body.is_eof() and not self._force_close:
+                    await body.readany()
 
     def handle_error(
         self,

@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ollad.errors import BackendError, BackendTimeoutError, GatewayError, UnavailableError
-from ollad.headers import request_headers
+from ollad.headers import request_lines
 from ollad.relay.exchange import Fault, UpstreamRequest
 from ollad.relay.retry import OVERLOADED_STATUSES, retry_reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ollad.backends.backend import Backend
     from ollad.call import Call
@@ -67,16 +67,16 @@ class Dispatcher:
         refusal: Outcome | None = None
         while True:
             backend = self._policy.pick(candidates, self._clock())
-            others = [candidate for candidate in candidates if candidate is not backend]
             attempts -= 1
             record.attempts += 1
             record.endpoint = backend.name
-            last = attempts == 0 or not others
+            last = attempts == 0 or len(candidates) == 1
             request = _upstream_request(call, backend)
             outcome = await self._attempt(runtime, request, backend, sink, call, last, deadline)
             reason = retry_reason(outcome)
             if reason is None:
                 break
+            others = [candidate for candidate in candidates if candidate is not backend]
             if outcome.body is not None:
                 refusal = outcome
             if outcome.fault is Fault.STALE:
@@ -94,14 +94,16 @@ class Dispatcher:
             return refusal
         return self._settle(call, outcome, record)
 
-    def _candidates(self, runtime: Runtime, call: Call) -> list[Backend]:
-        candidates = [
-            backend
-            for backend in runtime.pool.routable()
-            if (call.pinned is None or backend.name == call.pinned)
-            and (call.model is None or backend.serves(call.model))
-            and (call.suits is None or call.suits(backend))
-        ]
+    def _candidates(self, runtime: Runtime, call: Call) -> Sequence[Backend]:
+        pool = runtime.pool
+        candidates: Sequence[Backend] = (
+            pool.routable() if call.model is None else pool.serving(call.model)
+        )
+        pinned, suits = call.pinned, call.suits
+        if pinned is not None:
+            candidates = [backend for backend in candidates if backend.name == pinned]
+        if suits is not None:
+            candidates = [backend for backend in candidates if suits(backend)]
         if not candidates:
             raise UnavailableError(
                 "No backend can take this request now. Try again shortly; "
@@ -135,7 +137,8 @@ class Dispatcher:
             self._telemetry.attempt(call.family, backend.name, label)
         if outcome.first_byte is not None:
             self._telemetry.first_byte(call.family, backend.name, outcome.first_byte)
-        self._note_overload(backend, outcome)
+        if label != "ok":
+            self._note_overload(backend, outcome)
         return outcome
 
     def _note_overload(self, backend: Backend, outcome: Outcome) -> None:
@@ -176,26 +179,19 @@ class Dispatcher:
 
 
 def _upstream_request(call: Call, backend: Backend) -> UpstreamRequest:
-    inbound = call.inbound
-    endpoint = backend.endpoint
-    return UpstreamRequest(
-        method=call.method,
-        target=call.target,
-        headers=tuple(
-            request_headers(
-                inbound.headers,
-                request_id=inbound.request_id,
-                peer=inbound.peer,
-                scheme=inbound.scheme,
-                host=inbound.host,
-                trusted=inbound.trusted,
-                endpoint_headers=endpoint.headers,
-                forward_authorization=endpoint.forward_authorization,
-                identity_encoding=call.identity,
-            )
-        ),
-        body=call.body,
+    inbound, endpoint = call.inbound, backend.endpoint
+    lines = request_lines(
+        inbound.headers,
+        request_id=inbound.request_id,
+        peer=inbound.peer,
+        scheme=inbound.scheme,
+        host=inbound.host,
+        trusted=inbound.trusted,
+        endpoint_headers=endpoint.headers,
+        forward_authorization=endpoint.forward_authorization,
+        identity_encoding=call.identity,
     )
+    return UpstreamRequest(call.method, call.target, lines, call.body)
 
 
 def _label(outcome: Outcome) -> str:
@@ -217,6 +213,6 @@ def _label(outcome: Outcome) -> str:
 def _retry_after(head: ReplyHead) -> float:
     """Seconds of a Retry-After header in its numeric form (RFC 9110 §10.2.3), else 0."""
     for name, value in head.headers:
-        if name.lower() == "retry-after" and value.isascii() and value.isdigit():
+        if name.lower() == b"retry-after" and value.isdigit():
             return min(float(value), _MAX_RETRY_AFTER)
     return 0.0

@@ -7,6 +7,8 @@ proxies speaks for ollad.
 
 from __future__ import annotations
 
+import enum
+import functools
 import ipaddress
 import re
 from typing import TYPE_CHECKING, Final
@@ -18,47 +20,86 @@ __all__ = [
     "TrustedProxies",
     "client_address",
     "new_request_id",
-    "reply_headers",
-    "request_headers",
+    "reply_lines",
+    "request_lines",
     "valid_request_id",
 ]
 
-_Header = tuple[str, str, str]  # name, value, name in lower case
+_Pair = tuple[bytes, bytes]  # name and value as they stand on the wire
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _HOP_BY_HOP: Final = frozenset(
     {
-        "connection",
-        "http2-settings",
-        "keep-alive",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
+        b"connection",
+        b"http2-settings",
+        b"keep-alive",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
     }
 )
-_REWRITTEN: Final = frozenset({"via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"})
-_REQUEST_DROPPED: Final = (_HOP_BY_HOP | _REWRITTEN) | {
-    "api-key",
-    "content-length",
-    "cookie",
-    "expect",
-    "host",
-    "x-api-key",
-    "x-data-parallel-rank",
+_REWRITTEN: Final = frozenset(
+    {b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"}
+)
+_REQUEST_DROPPED: Final = _HOP_BY_HOP | {
+    b"api-key",
+    b"content-length",
+    b"cookie",
+    b"expect",
+    b"host",
+    b"x-api-key",
+    b"x-data-parallel-rank",
 }
-_REQUEST_DROPPED_PREFIXES: Final = ("proxy-", "x-olla-", "x-override-", "x-sglext-")
-_FORWARDING: Final = frozenset({"forwarded", "x-real-ip"})
-_FORWARDING_PREFIX: Final = "x-forwarded-"
-_REPLY_DROPPED: Final = _HOP_BY_HOP | {"alt-svc", "set-cookie", "set-cookie2", "x-request-id"}
-_REPLY_DROPPED_PREFIXES: Final = ("access-control-", "proxy-", "x-olla-")
+_REQUEST_DROPPED_PREFIXES: Final = (b"proxy-", b"x-olla-", b"x-override-", b"x-sglext-")
+_FORWARDING: Final = frozenset({b"forwarded", b"x-real-ip"})
+_FORWARDING_PREFIX: Final = b"x-forwarded-"
+_REPLY_DROPPED: Final = _HOP_BY_HOP | {
+    b"alt-svc",
+    b"content-length",
+    b"set-cookie",
+    b"set-cookie2",
+    b"x-request-id",
+}
+_REPLY_DROPPED_PREFIXES: Final = (b"access-control-", b"proxy-", b"x-olla-")
+_BELIEVED: Final = {
+    name.lower().encode(): name for name in ("Date", "X-SGLang-Cache-Hit", "X-SGLang-Spec-Decode")
+}
+"""Headers that ollad adds to replies unless the backend sent them itself."""
 
 _VIA: Final = "1.1 ollad"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_NAMES_REMEMBERED: Final = 1024
+_USUAL_CONNECTION: Final = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
+"""Values of Connection that name no header which would be passed on otherwise."""
 
 
-def request_headers(
-    headers: Iterable[tuple[str, str]],
+class _Fate(enum.Enum):
+    """What becomes of a header, by its name alone."""
+
+    PASSED = enum.auto()
+    DROPPED = enum.auto()
+    CONNECTION = enum.auto()
+    """Dropped, and so are the headers it names (RFC 9110 §7.6.1)."""
+    CREDENTIALS = enum.auto()
+    """``Authorization``: passed where the endpoint is configured to get it."""
+    ENCODINGS = enum.auto()
+    """``Accept-Encoding``: passed unless the reply has to be read."""
+    REWRITTEN = enum.auto()
+    """Sent anew by ollad, with what it says where that is believed."""
+    FORWARDING = enum.auto()
+    """Passed from trusted proxies."""
+    BELIEVED = enum.auto()
+    """Passed, and not added by ollad."""
+
+
+# as plain names, since each header of each request asks for them
+_PASSED: Final = _Fate.PASSED
+_DROPPED: Final = _Fate.DROPPED
+
+
+def request_lines(
+    headers: Iterable[_Pair],
     *,
     request_id: str,
     peer: str,
@@ -68,13 +109,13 @@ def request_headers(
     endpoint_headers: Mapping[str, str],
     forward_authorization: bool,
     identity_encoding: bool,
-) -> list[tuple[str, str]]:
-    """Make the headers of a request to a backend.
+) -> bytes:
+    """Make the header lines of a request to a backend.
 
     ``Host`` and ``Content-Length`` are left to whoever sends the request.
 
     Args:
-        headers: the client's; what is passed on keeps its order, case and duplicates.
+        headers: the client's; what is passed on keeps its bytes, order and duplicates.
         request_id: ollad's id of the request.
         peer: address of whoever connected to ollad.
         scheme: ``http`` or ``https``, as the peer spoke to ollad.
@@ -84,69 +125,146 @@ def request_headers(
         forward_authorization: whether the client's ``Authorization`` is meant for the backend.
         identity_encoding: whether the reply must come without content encoding.
     """
-    inbound = [(name, value, name.lower()) for name, value in headers]
-    configured = {name.lower() for name in endpoint_headers}
-    named = _named_by_connection(inbound)
-    gone = configured | named
-    if not forward_authorization:
-        gone.add("authorization")
+    lines: list[bytes] = []
+    told: list[tuple[str, str]] = []
+    named: set[bytes] = set()
+    for header in headers:
+        fate = _request_fate(header[0])
+        if fate is _PASSED:
+            lines.append(b"%b: %b\r\n" % header)
+        elif fate is _DROPPED:
+            pass
+        elif fate is _Fate.CONNECTION:
+            named |= _options(header[1])
+        elif fate is _Fate.REWRITTEN:
+            told.append((_text(header[0]).lower(), _text(header[1])))
+        elif (
+            (fate is _Fate.CREDENTIALS and forward_authorization)
+            or (fate is _Fate.ENCODINGS and not identity_encoding)
+            or (fate is _Fate.FORWARDING and trusted)
+        ):
+            lines.append(b"%b: %b\r\n" % header)
+    configured = {name.lower() for name in endpoint_headers} if endpoint_headers else frozenset()
+    if named or configured:
+        gone = named | {name.encode() for name in configured}
+        lines = [line for line in lines if _name_of(line) not in gone]
+        told = [pair for pair in told if pair[0].encode() not in named]
+    own = _own_headers(told, request_id, peer, scheme, host, trusted, identity_encoding)
+    if configured:
+        own = {name: value for name, value in own.items() if name.lower() not in configured}
+        own.update(endpoint_headers)
+    lines.append(
+        "".join([f"{name}: {value}\r\n" for name, value in own.items()]).encode(
+            "utf-8", "surrogateescape"
+        )
+    )
+    return b"".join(lines)
+
+
+def _own_headers(
+    told: list[tuple[str, str]],
+    request_id: str,
+    peer: str,
+    scheme: str,
+    host: str,
+    trusted: bool,
+    identity_encoding: bool,
+) -> dict[str, str]:
+    """What ollad says of the request; ``told`` is what the client says of the same."""
     own = {"X-Olla-Request-ID": request_id}
     if identity_encoding:
-        gone.add("accept-encoding")
         own["Accept-Encoding"] = "identity"
-    told = _rewritten(inbound, named)
-    believed = told if trusted else {}
-    own["X-Forwarded-For"] = ", ".join(filter(None, [*believed.get("x-forwarded-for", ()), peer]))
-    own["X-Forwarded-Proto"] = believed.get("x-forwarded-proto", [scheme])[-1]
-    own["X-Forwarded-Host"] = believed.get("x-forwarded-host", [host])[-1]
-    own["Via"] = ", ".join([*told.get("via", ()), _VIA])
-    passed = [
-        (name, value)
-        for name, value, lower in inbound
-        if lower not in gone
-        and lower not in _REQUEST_DROPPED
-        and not lower.startswith(_REQUEST_DROPPED_PREFIXES)
-        and (trusted or not (lower in _FORWARDING or lower.startswith(_FORWARDING_PREFIX)))
-    ]
-    passed += (item for item in own.items() if item[1] and item[0].lower() not in configured)
-    passed += endpoint_headers.items()
-    return passed
+    via = _VIA
+    if told:
+        via = ", ".join([*(value for name, value in told if name == "via"), _VIA])
+        if trusted:
+            hops = [value for name, value in told if name == "x-forwarded-for"]
+            peer = ", ".join(filter(None, [*hops, peer]))
+            last = dict(told)
+            scheme = last.get("x-forwarded-proto", scheme)
+            host = last.get("x-forwarded-host", host)
+    if peer:
+        own["X-Forwarded-For"] = peer
+    if scheme:
+        own["X-Forwarded-Proto"] = scheme
+    if host:
+        own["X-Forwarded-Host"] = host
+    own["Via"] = via
+    return own
 
 
-def _rewritten(inbound: Iterable[_Header], named: set[str]) -> dict[str, list[str]]:
-    """Values of the headers that ollad sends anew, by name in lower case."""
-    values: dict[str, list[str]] = {}
-    for _, value, lower in inbound:
-        if lower in _REWRITTEN and lower not in named:
-            values.setdefault(lower, []).append(value)
-    return values
+@functools.lru_cache(_NAMES_REMEMBERED)
+def _request_fate(name: bytes) -> _Fate:
+    """What becomes of a client's header."""
+    lower = name.lower()
+    if lower == b"connection":
+        return _Fate.CONNECTION
+    if lower == b"authorization":
+        return _Fate.CREDENTIALS
+    if lower == b"accept-encoding":
+        return _Fate.ENCODINGS
+    if lower in _REWRITTEN:
+        return _Fate.REWRITTEN
+    if lower in _FORWARDING or lower.startswith(_FORWARDING_PREFIX):
+        return _Fate.FORWARDING
+    dropped = lower in _REQUEST_DROPPED or lower.startswith(_REQUEST_DROPPED_PREFIXES)
+    return _Fate.DROPPED if dropped else _Fate.PASSED
 
 
-def reply_headers(upstream: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The headers of a backend's reply that go on to the client.
+def reply_lines(headers: Iterable[_Pair]) -> tuple[bytes, frozenset[str]]:
+    """The header lines of a backend's reply that go on to the client.
 
-    ``Content-Length`` is among them: whoever changes the body has to take care of it. Order,
-    case and duplicates stay.
+    ``Content-Length`` is not among them: whoever sends the body frames it. The rest keeps its
+    bytes, order and duplicates.
+
+    Returns:
+        The lines, and those names among them that ollad would add by itself.
     """
-    headers = [(name, value, name.lower()) for name, value in upstream]
-    named = _named_by_connection(headers)
-    return [
-        (name, value)
-        for name, value, lower in headers
-        if lower not in _REPLY_DROPPED
-        and lower not in named
-        and not lower.startswith(_REPLY_DROPPED_PREFIXES)
-    ]
+    lines: list[bytes] = []
+    named: set[bytes] = set()
+    believed: list[str] = []
+    for header in headers:
+        fate = _reply_fate(header[0])
+        if fate is _PASSED:
+            lines.append(b"%b: %b\r\n" % header)
+        elif fate is _DROPPED:
+            pass
+        elif fate is _Fate.CONNECTION:
+            named |= _options(header[1])
+        else:
+            lines.append(b"%b: %b\r\n" % header)
+            believed.append(_BELIEVED[header[0].lower()])
+    if named:
+        lines = [line for line in lines if _name_of(line) not in named]
+        believed = [name for name in believed if name.lower().encode() not in named]
+    return b"".join(lines), frozenset(believed)
 
 
-def _named_by_connection(headers: Iterable[_Header]) -> set[str]:
+@functools.lru_cache(_NAMES_REMEMBERED)
+def _reply_fate(name: bytes) -> _Fate:
+    """What becomes of a backend's header."""
+    lower = name.lower()
+    if lower == b"connection":
+        return _Fate.CONNECTION
+    if lower in _BELIEVED:
+        return _Fate.BELIEVED
+    dropped = lower in _REPLY_DROPPED or lower.startswith(_REPLY_DROPPED_PREFIXES)
+    return _Fate.DROPPED if dropped else _Fate.PASSED
+
+
+def _options(connection: bytes) -> set[bytes]:
     """Names, in lower case, that ``Connection`` says are for the next hop only."""
-    return {
-        option.strip().lower()
-        for _, value, lower in headers
-        if lower == "connection"
-        for option in value.split(",")
-    }
+    if connection in _USUAL_CONNECTION:
+        return set()
+    return {option.strip(b" \t").lower() for option in connection.split(b",")}
+
+
+def _name_of(line: bytes) -> bytes:
+    return line.partition(b":")[0].lower()
+
+
+def _text(octets: bytes) -> str:
+    return octets.decode("utf-8", "surrogateescape")
 
 
 def valid_request_id(value: str) -> bool:
@@ -161,10 +279,14 @@ def new_request_id(milliseconds: int, random_bits: int) -> str:
         milliseconds: Unix time.
         random_bits: 74 bits of randomness.
     """
-    time = milliseconds & ((1 << 48) - 1)
-    high, low = (random_bits >> 62) & 0xFFF, random_bits & ((1 << 62) - 1)
-    digits = f"{time << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low:032x}"
-    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+    time = milliseconds & 0xFFFF_FFFF_FFFF
+    return "%08x-%04x-7%03x-%04x-%012x" % (
+        time >> 16,
+        time & 0xFFFF,
+        random_bits >> 62 & 0xFFF,
+        0x8000 | random_bits >> 48 & 0x3FFF,
+        random_bits & 0xFFFF_FFFF_FFFF,
+    )
 
 
 class TrustedProxies:

@@ -23,7 +23,7 @@ from ollad.errors import (
 from ollad.jsontext import parse_object, replace_members
 from ollad.multipart import form_field
 from ollad.record import RECORD
-from ollad.sglang.media import check_media
+from ollad.sglang.media import check_media, names_media
 from ollad.sglang.parameters import ignored_parameters, refuse_fields, replace_rid
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from ollad.gateway import Runtime
 
 __all__ = ["fresh_rid", "inbound_of", "read_body", "read_call", "read_upload", "resolve_model"]
+
+_JSON: Final = "application/json"
 
 _DEFAULT_MODEL: Final = "default"
 """What SGLang's own client sends when it does not care."""
@@ -53,23 +55,31 @@ async def read_body(request: web.Request, limit: int) -> bytes:
         UnsupportedMediaTypeError: the body has a content encoding.
         PayloadTooLargeError: it is longer than ``limit`` bytes.
     """
-    encodings = request.headers.getall("Content-Encoding", ())
+    headers = request.headers
+    if "Content-Encoding" in headers:
+        _refuse_encoding(headers.getall("Content-Encoding"))
+    content = request.content
+    if "Expect" not in headers and content.is_eof():
+        body = content.read_nowait()
+    else:
+        if (request.content_length or 0) > limit:
+            raise _too_large(limit)
+        if _awaits_continue(request) and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        body = await _rest(content, limit)
+    if len(body) > limit:
+        raise _too_large(limit)
+    request[RECORD].request_bytes = len(body)
+    return body
+
+
+def _refuse_encoding(encodings: Iterable[str]) -> None:
     if any(encoding.strip().lower() not in ("", "identity") for encoding in encodings):
         raise UnsupportedMediaTypeError(
             "Request bodies with a Content-Encoding are not taken; send the body uncompressed.",
             param="Content-Encoding",
             code="unsupported_content_encoding",
         )
-    if (request.content_length or 0) > limit:
-        raise _too_large(limit)
-    if _awaits_continue(request) and request.transport is not None:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    content = request.content
-    body = content.read_nowait() if content.is_eof() else await _rest(content, limit)
-    if len(body) > limit:
-        raise _too_large(limit)
-    request[RECORD].request_bytes = len(body)
-    return body
 
 
 async def _rest(content: StreamReader, limit: int) -> bytes:
@@ -98,14 +108,14 @@ def _too_large(limit: int) -> PayloadTooLargeError:
 
 def inbound_of(request: web.Request, runtime: Runtime) -> Inbound:
     """Describe where the request came from."""
-    peer = request.remote or ""
+    record = request[RECORD]
     return Inbound(
-        headers=tuple(request.headers.items()),
-        request_id=request[RECORD].request_id,
-        peer=peer,
-        scheme=request.scheme,
-        host=request.headers.get("Host", ""),
-        trusted=peer in runtime.trusted_proxies,
+        request.raw_headers,
+        record.request_id,
+        record.peer,
+        record.scheme,
+        request.headers.get("Host", ""),
+        record.peer in runtime.trusted_proxies,
     )
 
 
@@ -132,7 +142,7 @@ async def read_call(
     Raises:
         GatewayError: whatever is wrong with it, as a 4xx.
     """
-    if request.content_type != "application/json":
+    if request.headers.get("Content-Type") != _JSON and request.content_type != _JSON:
         raise UnsupportedMediaTypeError(
             f"Content-Type '{_header(request, 'Content-Type')[:_SHOWN]}' is not taken here; "
             "send JSON with 'Content-Type: application/json'.",
@@ -141,10 +151,13 @@ async def read_call(
     body = await read_body(request, runtime.config.server.max_body_size)
     document = parse_object(body)
     refuse_fields(document)
-    check_media(document, runtime.config.media)
+    if names_media(document):
+        check_media(document, runtime.config.media)
     record = request[RECORD]
     record.ignored_parameters = ignored_parameters(document)
-    body, rid = replace_rid(body, document, fresh_rid)
+    rid = None
+    if "rid" in document:
+        body, rid = replace_rid(body, document, fresh_rid)
     named = document
     if document.get("model") in (None, "") and "X-Olla-Model" not in request.headers:
         named = {"model": usual_model(document)}
@@ -152,11 +165,11 @@ async def read_call(
     if spliced is not None:
         body = replace_members(body, {"model": orjson.dumps(spliced)})
     return Call(
-        family=record.family,
-        method=request.method,
-        target=_with_query(target, request),
-        body=body,
-        inbound=inbound_of(request, runtime),
+        record.family,
+        request.method,
+        _with_query(target, request),
+        body,
+        inbound_of(request, runtime),
         document=document,
         model=model,
         rid=rid,
@@ -223,7 +236,7 @@ def resolve_model(
     if named is not None and not isinstance(named, str):
         raise BadRequestError(f"'model' must be a string, not {named!r:.40}.", param="model")
     aliases = runtime.config.routing.model_aliases
-    if named and named != _DEFAULT_MODEL and named not in aliases and runtime.pool.serves(named):
+    if named and named != _DEFAULT_MODEL and named not in aliases and runtime.pool.serving(named):
         record.model = record.served_model = named  # the usual case, without the lists below
         return named, None
     served = runtime.pool.models()
@@ -306,6 +319,8 @@ def _header(request: web.Request, name: str) -> str:
 
 
 def _with_query(target: str, request: web.Request) -> str:
+    if "?" not in request.raw_path:
+        return target
     query = request.rel_url.raw_query_string
     return f"{target}?{query}" if query else target
 

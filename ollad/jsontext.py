@@ -30,6 +30,10 @@ _STRING_VALUE: Final = re.compile(_STRING, re.DOTALL)
 _SCALAR: Final = re.compile(rb"[^ \t\n\r,}]+")
 _BRACKET: Final = re.compile(_STRING + rb"|[\[\]{}]", re.DOTALL)
 
+_CONTAINERS: Final = frozenset({dict, list})
+_SHORT: Final = 16 * 1024
+"""Bytes up to which it is quicker to look into a document than to count its brackets."""
+
 _KINDS: Final[Mapping[type, str]] = {
     list: "an array",
     str: "a string",
@@ -55,10 +59,25 @@ def parse_object(body: bytes) -> dict[str, Any]:
         raise BadRequestError(
             f"the request body must be a JSON object, not {_KINDS[type(document)]}"
         )
-    # Only a body with more brackets than levels allowed can be too deep.
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _too_deep(document):
+    if len(body) > 2 * MAX_DEPTH and _may_be_deep(body, document) and _too_deep(document):
         raise _nested()
     return document
+
+
+def _may_be_deep(body: bytes, document: dict[str, Any]) -> bool:
+    """Whether there is reason to look into all of a document; False is certain.
+
+    Two levels down most requests hold nothing but text. A long one can only be deep if it has
+    more brackets than levels are allowed.
+    """
+    if len(body) > _SHORT:
+        return body.count(b"[") + body.count(b"{") > MAX_DEPTH
+    return any(
+        type(inner) is not dict or not _CONTAINERS.isdisjoint(map(type, inner.values()))
+        for value in document.values()
+        if type(value) in _CONTAINERS
+        for inner in (value.values() if type(value) is dict else value)
+    )
 
 
 def _explain(body: bytes, error: orjson.JSONDecodeError) -> BadRequestError:

@@ -14,11 +14,11 @@ import orjson
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import PayloadEncodingError
 
-from ollad.announcement import PREFIX, announcement
-from ollad.announcement import announce as announce_in
+from ollad.announcement import PREFIX, announced_lines, announcement
+from ollad.connection import Connection
 from ollad.errors import OUR_MISTAKE, BadRequestError, GatewayError, UnavailableError
 from ollad.gateway import GATEWAY
-from ollad.headers import client_address, new_request_id, valid_request_id
+from ollad.headers import client_address, new_request_id, reply_lines, valid_request_id
 from ollad.logs import access_line
 from ollad.record import RECORD, RequestRecord
 from ollad.relay.cut import reset
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-__all__ = ["announce", "frame_requests", "refuse_malformed"]
+__all__ = ["Frame", "announce", "refuse_malformed"]
 
 _CLIENT_GONE: Final = 499
 """nginx's status for a client that did not wait; never sent, only logged and counted."""
@@ -45,33 +45,57 @@ _NOTHING: Final = "-"
 """Stands for the method and path of a request that could not be read."""
 
 
-def frame_requests(
-    families: Mapping[str, str], logger: FilteringBoundLogger, *, access: bool
-) -> Middleware:
-    """Make the outermost middleware.
+class Frame:
+    """What every request goes through.
 
     Args:
+        gateway: the running daemon.
         families: endpoint family by the canonical path of its route.
         logger: where access lines and unexpected errors go.
         access: whether there are access lines.
     """
 
-    @web.middleware
-    async def frame(request: web.Request, handler: Handler) -> web.StreamResponse:
-        gateway = request.app[GATEWAY]
-        record = _open_record(request, gateway, families)
+    def __init__(
+        self,
+        gateway: Gateway,
+        families: Mapping[str, str],
+        logger: FilteringBoundLogger,
+        *,
+        access: bool,
+    ) -> None:
+        self._gateway = gateway
+        self._families = families
+        self._logger = logger
+        self._access = access
+
+    @property
+    def middleware(self) -> Middleware:
+        """The frame around requests whose route aiohttp has found out."""
+
+        @web.middleware
+        async def frame(request: web.Request, handler: Handler) -> web.StreamResponse:
+            resource = request.match_info.route.resource
+            path = "" if resource is None else resource.canonical
+            return await self.serve(request, handler, self._families.get(path, "other"))
+
+        return frame
+
+    async def serve(
+        self, request: web.Request, handler: Handler, family: str
+    ) -> web.StreamResponse:
+        """Have ``handler`` serve a request of an endpoint family."""
+        gateway = self._gateway
+        record = _open_record(request, gateway, family)
         task = _current_task()
         if api := record.path.startswith(PREFIX):
             gateway.traffic.enter(task)
-        gateway.telemetry.request_started(record.family)
+        gateway.telemetry.request_started(family)
         try:
-            return await _serve(request, handler, gateway, record, logger)
+            return await _serve(request, handler, gateway, record, self._logger)
         finally:
             if api:
                 gateway.traffic.leave(task)
-            _close_record(record, gateway, logger, access=access)
-
-    return frame
+            _close_record(record, gateway, self._logger, access=self._access)
 
 
 def refuse_malformed(
@@ -118,23 +142,25 @@ def _new_id(gateway: Gateway) -> str:
     return new_request_id(round(gateway.wall() * 1000), random.getrandbits(74))
 
 
-def _open_record(
-    request: web.Request, gateway: Gateway, families: Mapping[str, str]
-) -> RequestRecord:
-    resource = request.match_info.route.resource
-    path = "" if resource is None else resource.canonical
-    inbound_id = request.headers.get("X-Olla-Request-ID", "")
+def _open_record(request: web.Request, gateway: Gateway, family: str) -> RequestRecord:
+    headers = request.headers
+    connection = request.protocol
+    # requests that did not come through a listener of ollad's have no such connection
+    peer = connection.peer if isinstance(connection, Connection) else request.remote or ""
+    client = peer
+    if "X-Forwarded-For" in headers and peer in (trusted := gateway.runtime.trusted_proxies):
+        hops = ",".join(headers.getall("X-Forwarded-For"))
+        client = client_address(peer, hops, trusted.__contains__)
+    inbound_id = headers.get("X-Olla-Request-ID")
     record = RequestRecord(
-        request_id=inbound_id if valid_request_id(inbound_id) else _new_id(gateway),
-        started=gateway.clock(),
-        client=client_address(
-            request.remote or "",
-            ",".join(request.headers.getall("X-Forwarded-For", ())),
-            gateway.runtime.trusted_proxies.__contains__,
-        ),
-        method=request.method,
-        path=request.path,
-        family=families.get(path, "other"),
+        inbound_id if inbound_id and valid_request_id(inbound_id) else _new_id(gateway),
+        gateway.clock(),
+        client,
+        request.method,
+        request.path,
+        peer,
+        connection.scheme if isinstance(connection, Connection) else request.scheme,
+        family,
     )
     request[RECORD] = record
     return record
@@ -163,11 +189,14 @@ async def _serve(
     """
     try:
         response = await _answer(request, handler, gateway, record, logger)
-        if not response.prepared:
+        sent: web.StreamResponse = response
+        if isinstance(response, WholeReply):
+            sent = _send_whole(request, response, gateway, record)
+        elif not response.prepared:
             await _send(request, response, record)
-        elif isinstance(response, DownstreamReply) and response.congested:
+        if isinstance(sent, DownstreamReply) and sent.congested:
             # else a client that reads nothing could have one reply after another kept for it
-            await response.relieved()
+            await sent.relieved()
     except (asyncio.CancelledError, ConnectionError):
         _note_cut(request, gateway, record)
         raise
@@ -225,32 +254,30 @@ def _log_mistake(error: Exception, record: RequestRecord, logger: FilteringBound
 
 
 async def _send(request: web.Request, response: web.StreamResponse, record: RequestRecord) -> None:
-    """Send a whole response."""
+    """Send a whole response of ollad's own."""
     if not request.content.is_eof():
         # a body nobody wants: the client may stop sending it, and what it sends is no request
         _close_after(response)
-    if isinstance(response, WholeReply):
-        await _send_whole(request, response, record)
-        return
     await response.prepare(request)
     if isinstance(response, web.Response) and isinstance(response.body, bytes):
         record.response_bytes = 0 if request.method == hdrs.METH_HEAD else len(response.body)
     await response.write_eof()
 
 
-async def _send_whole(request: web.Request, response: WholeReply, record: RequestRecord) -> None:
+def _send_whole(
+    request: web.Request, response: WholeReply, gateway: Gateway, record: RequestRecord
+) -> DownstreamReply:
     """Send a backend's reply that was held."""
-    gateway = request.app[GATEWAY]
     elapsed = gateway.clock() - record.started
-    announce_in(response.head_lines, record, elapsed)
-    record.status = response.status
+    lines, sent = reply_lines(response.head.headers)
+    lines += announced_lines(record, elapsed, sent)
+    record.status = response.head.status
     if record.first_byte is None:
         record.first_byte = elapsed
-    refused = response.keep_alive is False
-    reply = response.send(request, last=gateway.draining or refused)
+    # what is left of a body that nobody wants is no request
+    last = gateway.draining or not request.content.is_eof()
     record.response_bytes = 0 if request.method == hdrs.METH_HEAD else len(response.whole)
-    if reply.congested:
-        await reply.relieved()
+    return response.send(request, lines, last=last)
 
 
 def _close_after(response: web.StreamResponse) -> None:

@@ -6,7 +6,6 @@ A backend's route list says so; where it could not be read, a first try that is 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from ollad.record import RECORD
@@ -50,7 +49,7 @@ async def relay_native(
         def suits(backend: Backend, wanted: bool | None = True if known else None) -> bool:
             return backend.native(route) is wanted
 
-        relayed = await relay_call(request, runtime, replace(call, suits=suits), reading)
+        relayed = await relay_call(request, runtime, call._replace(suits=suits), reading)
         response = relayed.response
         if known or response.prepared or response.status not in _LACKING:
             return response

@@ -27,6 +27,8 @@ class RequestRecord:
         client: address of the client, as far as trusted proxies tell.
         method: HTTP method.
         path: path as routed, never the query.
+        peer: address of the connection's other end, which may be a trusted proxy.
+        scheme: ``http`` or ``https``, as the peer spoke.
         family: endpoint family for metrics, such as ``chat``; ``other`` until routed.
         model: the model as the client spelled it, or None.
         served_model: the model id at the backend, or None.
@@ -49,6 +51,8 @@ class RequestRecord:
     client: str
     method: str
     path: str
+    peer: str = ""
+    scheme: str = "http"
     family: str = "other"
     model: str | None = None
     served_model: str | None = None

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from ollad.announcement import announce, final_announcement
+from ollad.announcement import announced_lines, final_announcement
 from ollad.errors import BackendError
-from ollad.headers import reply_headers
+from ollad.headers import reply_lines
 from ollad.record import RECORD
 from ollad.relay.downstream import DownstreamReply
 from ollad.relay.exchange import Plan
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ollad.relay.exchange import ReplyHead
     from ollad.sglang.annotate import Usage
 
-__all__ = ["HELD_REPLY_BYTES", "ClientSink", "HoldSink", "Reading", "client_headers"]
+__all__ = ["HELD_REPLY_BYTES", "ClientSink", "HoldSink", "Reading"]
 
 HELD_REPLY_BYTES: Final = 1024 * 1024
 """Longer replies are not held back for their figures."""
@@ -38,6 +38,9 @@ _OWN_REPLY_BYTES: Final = 16 * 1024 * 1024
 
 _FIRST_EVENT_BYTES: Final = 64 * 1024
 """A stream begins once its first event is there, or this many bytes of it."""
+
+_UNBUFFERED: Final = b"X-Accel-Buffering: no\r\n"
+"""Keeps nginx in front of ollad from collecting a stream."""
 
 _EVENT_END: Final = re.compile(rb"\n\n|\r\n\r\n|\r\r")
 
@@ -125,10 +128,10 @@ class ClientSink:
         record = self._record
         record.first_byte = self._gateway.clock() - record.started
         record.status = head.status
-        headers = client_headers(head)
+        lines, sent = reply_lines(head.headers)
         if head.event_stream:
             record.streamed = True
-            headers.append(("X-Accel-Buffering", "no"))
+            lines += _UNBUFFERED
             if self._reading.cached:
                 peek = StreamScanner(tail=self._reading.tail)
                 peek.feed(first)
@@ -136,15 +139,13 @@ class ClientSink:
             self.scanner = StreamScanner(tail=self._reading.tail)
             self._observe_gap = self._gateway.telemetry.chunk_gap(record.family)
             if _takes_trailers(self._request):
-                sent = {name.lower() for name, _ in headers}
                 names = [name for name, _ in final_announcement(record, 0.0)]
-                self._trailing = frozenset([name for name in names if name.lower() not in sent])
-        announce(headers, record, record.first_byte)
+                self._trailing = frozenset([name for name in names if name not in sent])
         return DownstreamReply(
             self._request,
             head.status,
             head.reason,
-            headers,
+            lines + announced_lines(record, record.first_byte, sent),
             head.content_length,
             last=self._gateway.draining,
             trailers=sorted(self._trailing),
@@ -221,8 +222,3 @@ def _takes_trailers(request: web.BaseRequest) -> bool:
         for value in request.headers.getall("TE", ())
         for coding in value.split(",")
     )
-
-
-def client_headers(head: ReplyHead) -> list[tuple[str, str]]:
-    """End-to-end headers of a reply; the length is set by whoever writes the body."""
-    return [pair for pair in reply_headers(head.headers) if pair[0].lower() != "content-length"]

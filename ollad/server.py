@@ -7,7 +7,7 @@ import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from ollad.affinity import AFFINITY, Affinity
 from ollad.connection import Connection
@@ -15,18 +15,22 @@ from ollad.errors import ListenError, MethodNotAllowedError, NotFoundError
 from ollad.gateway import GATEWAY
 from ollad.handlers import ROUTES
 from ollad.handlers.models import CATALOGUE, ModelCatalogue
-from ollad.middleware import announce, frame_requests, refuse_malformed
+from ollad.middleware import Frame, announce, refuse_malformed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
     from structlog.typing import FilteringBoundLogger
 
+    from ollad.connection import Serve
     from ollad.errors import GatewayError
     from ollad.gateway import Gateway
     from ollad.handlers import Handler, Route
 
 __all__ = ["listening", "make_application"]
+
+FRAME: Final = web.AppKey("frame", Frame)
+"""Where the application carries what its requests go through."""
 
 _BACKLOG: Final = 1024
 _CLEANUP_SECONDS: Final = 0.5
@@ -44,7 +48,9 @@ def make_application(
         access: whether there are access lines.
     """
     families: dict[str, str] = {}
-    app = web.Application(middlewares=[frame_requests(families, logger, access=access)])
+    frame = Frame(gateway, families, logger, access=access)
+    app = web.Application(middlewares=[frame.middleware])
+    app[FRAME] = frame
     app[GATEWAY] = gateway
     app[CATALOGUE] = ModelCatalogue()
     app[AFFINITY] = Affinity()
@@ -84,14 +90,13 @@ async def listening(
 
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=_CLEANUP_SECONDS)
     await runner.setup()
-    if runner.server is not None:
-        runner.server.request_handler = _shortcut(app)  # type: ignore[assignment]  # gets Requests
     loop = asyncio.get_running_loop()
+    known = _known(app)
 
     def connect() -> Connection:
         if runner.server is None:
             raise RuntimeError("the runner has been set up")
-        return Connection(runner.server, loop=loop, logger=logger, refuse=refuse)
+        return Connection(runner.server, loop=loop, logger=logger, refuse=refuse, known=known)
 
     try:
         try:
@@ -106,32 +111,30 @@ async def listening(
         await runner.cleanup()
 
 
-def _shortcut(
-    app: web.Application,
-) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """What serves a request: at once if its path is a route's to the letter, else the application.
+def _known(app: web.Application) -> dict[tuple[str, str], Serve]:
+    """What serves requests by method and path, for paths without variable parts.
 
-    Most requests are for a few fixed paths; what aiohttp's resolver finds out about those anew
-    each time is found out here once.
+    Most requests are for a few of them; what aiohttp's resolver finds out about those anew each
+    time is found out here once.
     """
-    frame = app.middlewares[0]
-    known: dict[tuple[str, str], web.UrlMappingMatchInfo] = {}
+    frame = app[FRAME]
+    families = {route.path: route.family for route in ROUTES}
+    known: dict[tuple[str, str], Serve] = {}
     for resource in app.router.resources():
         if isinstance(resource, web.PlainResource):
             for route in resource:
                 match = web.UrlMappingMatchInfo({}, route)
                 match.add_app(app)
                 match.freeze()
-                known[route.method, resource.canonical] = match
+                family = families.get(resource.canonical, "other")
+                known[route.method, resource.canonical] = _server(frame, match, family)
+    return known
 
-    resolve = app._handle  # noqa: SLF001 - what a runner gives its server
 
-    async def serve(request: web.Request) -> web.StreamResponse:
-        match = known.get((request.method, request.raw_path))
-        if match is None or hdrs.EXPECT in request.headers:
-            return await resolve(request)
+def _server(frame: Frame, match: web.UrlMappingMatchInfo, family: str) -> Serve:
+    def serve(request: web.Request) -> Awaitable[web.StreamResponse]:
         request._match_info = match  # noqa: SLF001 - as the resolver does
-        return await frame(request, match.handler)
+        return frame.serve(request, match.handler, family)
 
     return serve
 

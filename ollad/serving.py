@@ -11,7 +11,7 @@ from ollad.gateway import GATEWAY
 from ollad.jsontext import append_members
 from ollad.record import RECORD
 from ollad.relay.downstream import WholeReply
-from ollad.replies import ClientSink, HoldSink, client_headers
+from ollad.replies import ClientSink, HoldSink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -164,7 +164,7 @@ def _whole(
             added = {} if members is None else members(document, usage)
             missing = {name: text for name, text in added.items() if name not in document}
             body = append_members(body, missing) if missing else body
-    return WholeReply(head.status, head.reason, client_headers(head), body), document
+    return WholeReply(head, body), document
 
 
 def _object(body: bytes) -> Mapping[str, Any] | None:

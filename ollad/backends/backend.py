@@ -6,7 +6,8 @@ the rest the dispatcher.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
+from weakref import WeakSet
 
 from ollad.backends.breaker import Breaker
 from ollad.backends.snapshot import Snapshot
@@ -14,7 +15,7 @@ from ollad.backends.snapshot import Snapshot
 if TYPE_CHECKING:
     from ollad.config.schema import Endpoint
 
-__all__ = ["DRAINING", "Backend"]
+__all__ = ["DRAINING", "Backend", "Watcher"]
 
 DRAINING: Final = "draining"
 """What the state of a backend is called while an operator keeps requests away from it."""
@@ -23,13 +24,19 @@ OVERLOAD_WEIGHT: Final = 0.1
 """What is left of the weight of a backend that just answered 429 or 503."""
 
 
+class Watcher(Protocol):
+    """What keeps something that it worked out from the state of backends."""
+
+    def backend_changed(self) -> None:
+        """A snapshot has been replaced, or an operator's order given."""
+
+
 class Backend:
     """A configured endpoint and its present state.
 
     Attributes:
         endpoint: its configuration.
-        snapshot: the last thing the health task saw.
-        drained_at: Unix time since when an operator keeps requests away; None: nobody does.
+        name: the configured name.
         in_flight: requests sent there whose reply has not ended.
         overloaded_until: monotonic time before which it counts as overloaded, seconds.
         breaker: the failures of requests that were sent there.
@@ -37,27 +44,29 @@ class Backend:
     """
 
     __slots__ = (
-        "_counted",
+        "_drained_at",
         "_lacks",
         "_lacks_incarnation",
         "_models",
+        "_pools",
+        "_snapshot",
         "breaker",
-        "drained_at",
         "endpoint",
         "in_flight",
+        "name",
         "overloaded_until",
-        "snapshot",
     )
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        self.snapshot = Snapshot()
-        self.drained_at: float | None = None
+        self.name = endpoint.name
         self.in_flight = 0
         self.overloaded_until = 0.0
         self.breaker = Breaker()
-        self._counted: Snapshot | None = None
+        self._snapshot = Snapshot()
         self._models: frozenset[str] = frozenset()
+        self._drained_at: float | None = None
+        self._pools: WeakSet[Watcher] = WeakSet()
         self._lacks: set[str] = set()
         self._lacks_incarnation: str | None = None
 
@@ -68,14 +77,38 @@ class Backend:
         )
 
     @property
-    def name(self) -> str:
-        """The configured name."""
-        return self.endpoint.name
+    def snapshot(self) -> Snapshot:
+        """The last thing the health task saw; only that task assigns it."""
+        return self._snapshot
+
+    @snapshot.setter
+    def snapshot(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._models = frozenset(snapshot.model_ids)
+        self._changed()
+
+    @property
+    def drained_at(self) -> float | None:
+        """Unix time since when an operator keeps requests away; None: nobody does."""
+        return self._drained_at
+
+    @drained_at.setter
+    def drained_at(self, wall: float | None) -> None:
+        self._drained_at = wall
+        self._changed()
+
+    def watch(self, pool: Watcher) -> None:
+        """Tell ``pool`` of every change, as long as it is in use."""
+        self._pools.add(pool)
+
+    def _changed(self) -> None:
+        for pool in self._pools:
+            pool.backend_changed()
 
     @property
     def routable(self) -> bool:
         """Whether requests may be sent there."""
-        return self.drained_at is None and self.snapshot.state.routable
+        return self._drained_at is None and self._snapshot.state.routable
 
     @property
     def state(self) -> str:
@@ -97,14 +130,11 @@ class Backend:
 
     def weight(self, now: float) -> float:
         """Its weight, 0..1, at monotonic time ``now``, overload included."""
-        weight = 0.0 if self.drained_at is not None else self.snapshot.weight
+        weight = 0.0 if self._drained_at is not None else self._snapshot.weight
         return weight * OVERLOAD_WEIGHT if now < self.overloaded_until else weight
 
     def serves(self, model: str) -> bool:
         """Whether its last model list names ``model``."""
-        snapshot = self.snapshot
-        if snapshot is not self._counted:
-            self._counted, self._models = snapshot, frozenset(snapshot.model_ids)
         return model in self._models
 
     def native(self, route: str) -> bool | None:

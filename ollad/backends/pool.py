@@ -17,11 +17,15 @@ __all__ = ["Pool"]
 class Pool:
     """An ordered, immutable collection of backends."""
 
-    __slots__ = ("_backends", "_by_name")
+    __slots__ = ("__weakref__", "_backends", "_by_model", "_by_name", "_routable")
 
     def __init__(self, backends: Iterable[Backend]) -> None:
         self._backends = tuple(backends)
         self._by_name = {backend.name: backend for backend in self._backends}
+        self._routable: tuple[Backend, ...] | None = None
+        self._by_model: dict[str, tuple[Backend, ...]] = {}
+        for backend in self._backends:
+            backend.watch(self)
 
     def __iter__(self) -> Iterator[Backend]:
         return iter(self._backends)
@@ -51,13 +55,27 @@ class Pool:
             )
         return backend
 
+    def backend_changed(self) -> None:
+        """Work out anew, when asked next, who takes requests."""
+        self._routable = None
+        self._by_model.clear()
+
     def routable(self) -> tuple[Backend, ...]:
         """The backends that take requests now."""
-        return tuple(backend for backend in self._backends if backend.routable)
+        routable = self._routable
+        if routable is None:
+            routable = tuple(backend for backend in self._backends if backend.routable)
+            self._routable = routable
+        return routable
 
-    def serves(self, model: str) -> bool:
-        """Whether some routable backend serves ``model``."""
-        return any(backend.routable and backend.serves(model) for backend in self._backends)
+    def serving(self, model: str) -> tuple[Backend, ...]:
+        """The routable backends that serve ``model``."""
+        serving = self._by_model.get(model)
+        if serving is None:
+            serving = tuple(backend for backend in self.routable() if backend.serves(model))
+            if serving:  # names that clients make up are not kept
+                self._by_model[model] = serving
+        return serving
 
     def models(self) -> tuple[str, ...]:
         """Every model some routable backend serves, sorted."""

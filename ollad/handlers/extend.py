@@ -10,7 +10,6 @@ A backend with an ``/extend`` of its own knows a conversation only if it began t
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -87,7 +86,7 @@ async def _native(request: web.Request, runtime: Runtime, call: Call) -> web.Str
             return None
         return await relay_native(request, runtime, call, _ROUTE, GENERATE)
     body = replace_members(call.body, {"rid": orjson.dumps(holder.key)})
-    there = replace(call, pinned=backend.name, body=body)
+    there = call._replace(pinned=backend.name, body=body)
     response = await relay_native(request, runtime, there, _ROUTE, GENERATE)
     if response is not None:
         conversations.forget(call.tenant, rid)  # it goes on there, unseen
@@ -113,7 +112,7 @@ def _generate_call(call: Call, prompt: str) -> Call:
     """The same request as a ``/generate`` over the whole conversation, with an id of its own."""
     target = "/generate" + call.target.removeprefix(_ROUTE)
     body = replace_members(call.body, {"text": orjson.dumps(prompt)})
-    return replace(call, target=target, body=body)
+    return call._replace(target=target, body=body)
 
 
 def _reply(

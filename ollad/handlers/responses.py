@@ -5,7 +5,6 @@ SGLang stores responses in the memory of one server, so whatever refers to one g
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from ollad.affinity import AFFINITY, Held, Holder
@@ -40,7 +39,7 @@ async def create_response(request: web.Request) -> web.StreamResponse:
     if isinstance(previous, str):
         holder = affinity.find(Held.RESPONSE, call.tenant, previous)
         if holder is not None and runtime.pool.get(holder.backend) is not None:
-            call = replace(call, pinned=holder.backend)
+            call = call._replace(pinned=holder.backend)
 
     def remember(reply: Mapping[str, Any] | None) -> None:
         created, name = _response_id(reply), request[RECORD].endpoint

@@ -6,7 +6,6 @@ backend whose model information says that it understands images.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from ollad.errors import BadRequestError, UnavailableError
@@ -54,7 +53,7 @@ async def vision(request: web.Request) -> web.StreamResponse:
         )
     target = _CHAT + call.target.removeprefix(_ROUTE)
     relayed = await relay_call(
-        request, runtime, replace(call, target=target, suits=_sees), OPENAI, _members
+        request, runtime, call._replace(target=target, suits=_sees), OPENAI, _members
     )
     return relayed.response
 

@@ -8,23 +8,20 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Info,
-    disable_created_metrics,
-)
+import prometheus_client
+from prometheus_client import CollectorRegistry, Info
 
 from ollad import __version__
 from ollad.metrics.children import Children
 from ollad.metrics.collectors import BackendCollector, DroppedLinesCollector
+from ollad.metrics.counter import Counter, Gauge
 from ollad.metrics.histogram import Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ollad.backends.backend import Backend
+    from ollad.metrics.counter import Count
     from ollad.metrics.histogram import Observations
     from ollad.record import RequestRecord
     from ollad.sglang.annotate import Usage
@@ -72,12 +69,10 @@ class Telemetry:
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        # a third more lines that nobody asks for
-        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry or CollectorRegistry()
         self.page_registry = CollectorRegistry()
         self._pool: Callable[[], Iterable[Backend]] = tuple
-        self._all: list[Children[Counter] | Children[Gauge] | Children[Observations]] = []
+        self._all: list[Children[Count] | Children[Observations]] = []
         self._page: dict[tuple[str, str], PageHistograms] = {}
         self._declare_requests()
         self._declare_upstream()
@@ -159,12 +154,12 @@ class Telemetry:
         self._reloads = self._counter(
             "ollad_config_reloads_total", "Reloads of the configuration, by result.", ("result",)
         )
-        self._reload_worked = Gauge(
+        self._reload_worked = prometheus_client.Gauge(
             "ollad_config_last_reload_successful",
             "Whether the last reload of the configuration was taken on.",
             registry=self.registry,
         )
-        self._reload_time = Gauge(
+        self._reload_time = prometheus_client.Gauge(
             "ollad_config_last_reload_success_timestamp_seconds",
             "When the configuration in force was taken on.",
             registry=self.registry,
@@ -189,12 +184,12 @@ class Telemetry:
             page=True,
         )
 
-    def _counter(self, name: str, doc: str, labels: tuple[str, ...]) -> Children[Counter]:
+    def _counter(self, name: str, doc: str, labels: tuple[str, ...]) -> Children[Count]:
         children = Children(Counter(name, doc, labels, registry=self.registry), labels)
         self._all.append(children)
         return children
 
-    def _gauge(self, name: str, doc: str, labels: tuple[str, ...]) -> Children[Gauge]:
+    def _gauge(self, name: str, doc: str, labels: tuple[str, ...]) -> Children[Count]:
         children = Children(Gauge(name, doc, labels, registry=self.registry), labels)
         self._all.append(children)
         return children
@@ -234,7 +229,7 @@ class Telemetry:
 
     def request_started(self, family: str) -> None:
         """A request has arrived; ``request_finished`` must follow, whatever becomes of it."""
-        self._in_flight[family,].inc()
+        self._in_flight[family,].value += 1
 
     def request_finished(self, record: RequestRecord, seconds: float) -> None:
         """Count a request: exactly one in ``ollad_requests_total``.
@@ -244,14 +239,14 @@ class Telemetry:
             seconds: from its arrival to the end of its answer.
         """
         family = (record.family,)
-        self._in_flight[family].dec()
+        self._in_flight[family].value -= 1
         self._duration[family].observe(seconds)
         code = _code(record.status)
-        self._requests[record.family, self._model_label(record, code), code].inc()
+        self._requests[record.family, self._model_label(record, code), code].value += 1
         if record.request_bytes:
-            self._body_in[family].inc(record.request_bytes)
+            self._body_in[family].value += record.request_bytes
         if record.response_bytes:
-            self._body_out[family].inc(record.response_bytes)
+            self._body_out[family].value += record.response_bytes
         if record.usage is not None and record.endpoint is not None:
             self.tokens(record.endpoint, record.usage)
 
@@ -263,7 +258,7 @@ class Telemetry:
             ("cached", usage.cached_tokens),
         ):
             if tokens:
-                self._tokens[backend, kind].inc(tokens)
+                self._tokens[backend, kind].value += tokens
 
     def _model_label(self, record: RequestRecord, code: str) -> str:
         """The model if some backend serves it: clients must not be able to make up series."""
@@ -278,7 +273,7 @@ class Telemetry:
 
     def attempt(self, family: str, backend: str, outcome: str) -> None:
         """An exchange with a backend has ended; ``outcome`` is one of a fixed set of words."""
-        self._attempts[family, backend, outcome].inc()
+        self._attempts[family, backend, outcome].value += 1
 
     def first_byte(self, family: str, backend: str, seconds: float) -> None:
         """A backend took ``seconds`` from the start of an exchange to its first byte."""
@@ -290,19 +285,19 @@ class Telemetry:
 
     def retry(self, family: str, reason: str) -> None:
         """A request is sent again."""
-        self._retries[family, reason].inc()
+        self._retries[family, reason].value += 1
 
     def retries_exhausted(self, family: str) -> None:
         """A request that might be sent again is not: no attempt or no backend is left."""
-        self._exhausted[family,].inc()
+        self._exhausted[family,].value += 1
 
     def stream_abort(self, family: str, side: str) -> None:
         """A reply under way was cut; ``side`` is client, upstream or shutdown."""
-        self._aborts[family, side].inc()
+        self._aborts[family, side].value += 1
 
     def probe(self, backend: str, result: str, seconds: float) -> None:
         """A round of probes took ``seconds``; ``result`` is one of a fixed set of words."""
-        self._checks[backend, result].inc()
+        self._checks[backend, result].value += 1
         self._check_duration[backend,].observe(seconds)
 
     def started(self, wall: float) -> None:
@@ -312,7 +307,7 @@ class Telemetry:
 
     def reloaded(self, worked: bool, wall: float) -> None:
         """A reload ended at Unix time ``wall``."""
-        self._reloads["accepted" if worked else "refused",].inc()
+        self._reloads["accepted" if worked else "refused",].value += 1
         self._reload_worked.set(worked)
         if worked:
             self._reload_time.set(wall)

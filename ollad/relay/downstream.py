@@ -15,12 +15,17 @@ from aiohttp import HttpVersion11, web
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
+
+    from ollad.relay.exchange import ReplyHead
 
 __all__ = ["DownstreamReply", "WholeReply"]
 
 _BODILESS: Final = frozenset({204, 304})
 """Statuses whose replies have no body and no framing of one (RFC 9112 §6.3)."""
+
+_COPIED: Final = 64 * 1024
+"""Longer bodies are written beside their head instead of being copied behind it."""
 
 _SIZED: Final = 0
 _CHUNKED: Final = 1
@@ -41,58 +46,60 @@ class DownstreamReply(web.StreamResponse):
         request: what is answered.
         status: status code.
         reason: reason phrase.
-        headers: end-to-end headers but Content-Length.
+        lines: header lines, without those of the framing.
         length: of the body in bytes, or None if it is not known yet.
         last: end the connection after this response.
         trailers: names of what will be said after the body, if its framing allows.
+
+    Raises:
+        ConnectionResetError: the client has gone.
     """
 
     def __init__(
         self,
         request: web.BaseRequest,
         status: int,
-        reason: str,
-        headers: Iterable[tuple[str, str]],
+        reason: bytes,
+        lines: bytes,
         length: int | None,
         *,
         last: bool = False,
-        trailers: Iterable[str] = (),
+        trailers: Sequence[str] = (),
     ) -> None:
-        super().__init__(status=status, reason=reason)
+        super().__init__(status=status)
         self._req = request
         self._eof_sent = True  # aiohttp shall neither start nor end it
         transport = request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("The client has gone.")
         self._transport: asyncio.Transport = transport
+        self._protocol = request.protocol
         self._silent = request.method == "HEAD"
+        modern = request.version >= HttpVersion11
         persistent = request.keep_alive and not last
         if status in _BODILESS:
             self._framing = _SIZED
-            framing = ""
+            framing = b""
         elif length is not None:
             self._framing = _SIZED
-            framing = f"Content-Length: {length}\r\n"
-        elif request.version >= HttpVersion11:
+            framing = b"Content-Length: %d\r\n" % length
+        elif modern:
             self._framing = _CHUNKED
-            framing = "Transfer-Encoding: chunked\r\n"
+            framing = b"Transfer-Encoding: chunked\r\n"
         else:
             self._framing = _UNTIL_CLOSE
-            framing = ""
+            framing = b""
             persistent = False
-        names = ", ".join(trailers) if self._framing == _CHUNKED and not self._silent else ""
-        self.trailing = bool(names)
-        if names:
-            framing += f"Trailer: {names}\r\n"
+        self.trailing = bool(trailers) and self._framing == _CHUNKED and not self._silent
+        if self.trailing:
+            framing += b"Trailer: %b\r\n" % ", ".join(trailers).encode()
         self._keep_alive = persistent
-        connection = "" if persistent else "Connection: close\r\n"
-        if persistent and request.version < HttpVersion11:
-            connection = "Connection: keep-alive\r\n"
-        lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
-        version = f"HTTP/{request.version.major}.{request.version.minor}"
-        self._head: bytes = (
-            f"{version} {status} {reason}\r\n{lines}{framing}{connection}\r\n".encode("latin-1")
-        )
+        if not persistent:
+            framing += b"Connection: close\r\n"
+        elif not modern:
+            framing += b"Connection: keep-alive\r\n"
+        version = b"HTTP/1.1" if modern else b"HTTP/%d.%d" % request.version
+        self._head = b"%b %d %b\r\n%b%b\r\n" % (version, status, reason, lines, framing)
 
     @property
     def until_close(self) -> bool:
@@ -102,8 +109,7 @@ class DownstreamReply(web.StreamResponse):
     @property
     def congested(self) -> bool:
         """Whether the client takes bytes more slowly than they come."""
-        protocol = self._req.protocol if self._req is not None else None
-        return protocol is not None and protocol.writing_paused
+        return self._protocol._paused  # noqa: SLF001 - once for each event of each stream
 
     async def relieved(self) -> None:
         """Wait until the client has taken what was written.
@@ -111,19 +117,28 @@ class DownstreamReply(web.StreamResponse):
         Raises:
             ConnectionError: it has gone.
         """
-        if self._req is not None and self._req.protocol is not None:
-            await self._req.protocol._drain_helper()  # noqa: SLF001 - as aiohttp's writer does
+        await self._protocol._drain_helper()  # noqa: SLF001 - as aiohttp's writer does
 
     def start(self, first: bytes) -> None:
         """Send the head, and with it the first bytes of the body."""
-        request = self._req
-        if request is not None:
-            request.writer.output_size += len(self._head)
-        self._transport.write(self._head + self._framed(first))
+        if self._req is not None:
+            self._req.writer.output_size += len(self._head)
+        if not first or self._silent:
+            self._transport.write(self._head)
+        elif self._framing == _CHUNKED:
+            self._transport.write(b"%b%x\r\n%b\r\n" % (self._head, len(first), first))
+        elif len(first) < _COPIED:
+            self._transport.write(self._head + first)
+        else:
+            self._transport.writelines((self._head, first))
 
     def pass_on(self, data: bytes) -> None:
         """Send more of the body."""
-        self._transport.write(self._framed(data))
+        if self._framing == _CHUNKED:
+            if data and not self._silent:
+                self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        elif not self._silent:
+            self._transport.write(data)
 
     def finish(self, trailers: Sequence[tuple[str, str]] = ()) -> None:
         """End the body, with ``trailers`` (RFC 9110 §6.5) if they have been announced."""
@@ -134,35 +149,34 @@ class DownstreamReply(web.StreamResponse):
                 end = b"0\r\n%b\r\n" % lines.encode("latin-1")
             self._transport.write(end)
 
-    def _framed(self, data: bytes) -> bytes:
-        if not data or self._silent:
-            return b""
-        return b"%x\r\n%b\r\n" % (len(data), data) if self._framing == _CHUNKED else data
-
 
 class WholeReply(web.StreamResponse):
-    """A backend's reply that was held, to be sent in one piece by the middleware.
+    """A backend's reply that was held, to be sent in one piece once all is known of it.
 
     Attributes:
-        head_lines: end-to-end headers but Content-Length, to which more may be added.
+        head: of the backend's reply.
         whole: the body.
     """
 
-    def __init__(
-        self, status: int, reason: str, head_lines: list[tuple[str, str]], whole: bytes
-    ) -> None:
-        super().__init__(status=status, reason=reason)
-        self.head_lines = head_lines
+    def __init__(self, head: ReplyHead, whole: bytes) -> None:
+        super().__init__(status=head.status)
+        self.head = head
         self.whole = whole
 
-    def send(self, request: web.BaseRequest, *, last: bool) -> DownstreamReply:
-        """Send it; ``last`` ends the connection afterwards.
+    def send(self, request: web.BaseRequest, lines: bytes, *, last: bool) -> DownstreamReply:
+        """Send it.
+
+        Args:
+            request: what is answered.
+            lines: header lines, without those of the framing.
+            last: end the connection afterwards.
 
         Raises:
             ConnectionError: the client has gone.
         """
+        head = self.head
         reply = DownstreamReply(
-            request, self.status, self.reason, self.head_lines, len(self.whole), last=last
+            request, head.status, head.reason, lines, len(self.whole), last=last
         )
         reply.start(self.whole)
         self._eof_sent = True

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,37 +13,40 @@ if TYPE_CHECKING:
 __all__ = ["Fault", "Outcome", "Plan", "ReplyHead", "Sink", "UpstreamRequest"]
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamRequest:
+class UpstreamRequest(NamedTuple):
     """What is sent to a backend.
 
     Attributes:
         method: HTTP method.
         target: path and query below the endpoint's URL, percent-encoded.
-        headers: end-to-end headers in order, without Host and Content-Length.
+        header_lines: end-to-end headers as they go on the wire, without Host and Content-Length.
         body: the whole body.
     """
 
     method: str
     target: str
-    headers: tuple[tuple[str, str], ...]
+    header_lines: bytes
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ReplyHead:
-    """Status line and headers of a backend's final reply."""
+class ReplyHead(NamedTuple):
+    """Status line and headers of a backend's final reply.
+
+    Attributes:
+        status: status code.
+        reason: reason phrase.
+        headers: names and values as received, in order.
+        content_type: in lower case, with its parameters; empty if there is none.
+        content_length: of the body in bytes, or None if the head does not say.
+        event_stream: whether the body is a stream of server-sent events.
+    """
 
     status: int
-    reason: str
-    headers: tuple[tuple[str, str], ...]
+    reason: bytes
+    headers: Sequence[tuple[bytes, bytes]]
     content_type: str
     content_length: int | None
-
-    @property
-    def event_stream(self) -> bool:
-        """Whether the body is a stream of server-sent events."""
-        return self.content_type.startswith("text/event-stream")
+    event_stream: bool = False
 
 
 class Plan(enum.Enum):
@@ -77,8 +79,7 @@ class Fault(enum.Enum):
     TOTAL_TIMEOUT = "total_timeout"
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How one exchange with a backend ended.
 
     Attributes:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ollad.relay.cut import cut
 from ollad.relay.exchange import Fault, Outcome, Plan
 from ollad.relay.retry import RETRIED_STATUSES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from ollad.backends.backend import Backend
     from ollad.config.schema import Proxy
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ollad.relay.upstream import Connection
 
 __all__ = ["Relay"]
+
+_NEVER: Final = float("inf")
 
 _STALE_SECONDS: Final = 1.0
 """A reused connection that ends later than this was not closed for being idle."""
@@ -39,7 +41,7 @@ class Relay:
         self._pools = pools
         self._clock = clock
 
-    async def forward(
+    def forward(
         self,
         request: UpstreamRequest,
         backend: Backend,
@@ -48,7 +50,7 @@ class Relay:
         *,
         last: bool = True,
         deadline: float | None = None,
-    ) -> Outcome:
+    ) -> Coroutine[Any, Any, Outcome]:
         """Send ``request`` to ``backend`` and its reply to ``sink``.
 
         Args:
@@ -69,11 +71,34 @@ class Relay:
         """
         exchange = _Exchange(backend, sink, proxy, last=last, deadline=deadline, clock=self._clock)
         pool = self._pools.pool(backend.endpoint.url)
-        return await exchange.run(pool, request)
+        return exchange.run(pool, request)
 
 
 class _Exchange:
     """One request and its reply; the ``Receiver`` of a connection."""
+
+    __slots__ = (
+        "_active",
+        "_backend",
+        "_clock",
+        "_connection",
+        "_deadline",
+        "_ended",
+        "_first_byte",
+        "_head",
+        "_held",
+        "_held_bytes",
+        "_last",
+        "_loop",
+        "_plan",
+        "_proxy",
+        "_relief",
+        "_reply",
+        "_sink",
+        "_started",
+        "_timer",
+        "_whole",
+    )
 
     def __init__(
         self,
@@ -130,34 +155,34 @@ class _Exchange:
             )
             fault = await self._ended
         finally:
-            await self._let_go()
+            self._let_go()
+            if self._relief is not None:
+                self._relief.cancel()
+                await asyncio.gather(self._relief, return_exceptions=True)
         if fault is Fault.STALE:
             pool.distrust()
         if fault is not None and self._reply is not None:
             await cut(self._reply)
         return self._outcome(fault)
 
-    async def _let_go(self) -> None:
-        """Leave nothing behind: no timer, no task, no connection with a reply under way."""
+    def _let_go(self) -> None:
+        """Leave no timer behind and no connection with a reply under way."""
         if self._timer is not None:
             self._timer.cancel()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abort()
-        if self._relief is not None:
-            self._relief.cancel()
-            await asyncio.gather(self._relief, return_exceptions=True)
 
     def _outcome(self, fault: Fault | None) -> Outcome:
         held = self._reply is None and self._whole
         return Outcome(
-            backend=self._backend.name,
-            head=self._head,
-            body=b"".join(self._held) if held else None,
-            response=self._reply,
-            fault=fault,
-            first_byte=self._first_byte,
-            seconds=self._clock() - self._started,
+            self._backend.name,
+            self._head,
+            self._joined() if held else None,
+            self._reply,
+            fault,
+            self._first_byte,
+            self._clock() - self._started,
         )
 
     # --- Receiver ------------------------------------------------------------------------------
@@ -300,14 +325,14 @@ class _Exchange:
         One timer serves an exchange: it is not moved by every byte, but finds out when it fires.
         """
         proxy = self._proxy
+        soon = min(proxy.first_byte_timeout or _NEVER, proxy.idle_timeout or _NEVER)
         now = self._clock()
-        waits = [limit for limit in (proxy.first_byte_timeout, proxy.idle_timeout) if limit]
-        if self._limit:
-            waits.append(self._active + self._limit - now)
+        if limit := self._limit:
+            soon = min(soon, self._active + limit - now)
         if self._deadline is not None:
-            waits.append(self._deadline - now)
-        if waits:
-            self._timer = self._loop.call_later(max(0.0, min(waits)), self._on_timer)
+            soon = min(soon, self._deadline - now)
+        if soon < _NEVER:
+            self._timer = self._loop.call_later(max(0.0, soon), self._on_timer)
 
     @property
     def _limit(self) -> float:

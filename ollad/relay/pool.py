@@ -52,9 +52,9 @@ class ConnectionPool:
         self._idle: deque[Connection] = deque()
         self._open: set[Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
-
-        self._base = parts.path.rstrip("/")
         self._authority = parts.netloc
+        self._base = parts.path.rstrip("/").encode("utf-8", "surrogateescape")
+        self._host_line = f"Host: {parts.netloc}\r\n".encode("utf-8", "surrogateescape")
 
     def __repr__(self) -> str:
         return f"<ConnectionPool {self._authority} open={len(self._open)} idle={len(self._idle)}>"
@@ -92,14 +92,16 @@ class ConnectionPool:
 
     def request_head(self, request: UpstreamRequest) -> bytes:
         """The request line and headers of ``request``, as they go on the wire."""
-        lines = "".join([f"{name}: {value}\r\n" for name, value in request.headers])
-        length = f"Content-Length: {len(request.body)}\r\n"
-        if not request.body and request.method == "GET":
-            length = ""
-        return (
-            f"{request.method} {self._base}{request.target} HTTP/1.1\r\n"
-            f"Host: {self._authority}\r\n{lines}{length}\r\n"
-        ).encode("utf-8", "surrogateescape")
+        body = request.body
+        length = b"Content-Length: %d\r\n" % len(body) if body or request.method != "GET" else b""
+        return b"%b %b%b HTTP/1.1\r\n%b%b%b\r\n" % (
+            request.method.encode(),
+            self._base,
+            request.target.encode("utf-8", "surrogateescape"),
+            self._host_line,
+            request.header_lines,
+            length,
+        )
 
     def _kept(self, connection: Connection) -> None:
         loop = asyncio.get_running_loop()

@@ -204,6 +204,9 @@ class Connection(asyncio.BufferedProtocol):
         if receiver is None:
             self.abort()
             return
+        if self._told:
+            self._more(receiver, data)
+            return
         try:
             self._parse(data)
         except (httptools.HttpParserError, BrokenReplyError) as error:
@@ -211,9 +214,36 @@ class Connection(asyncio.BufferedProtocol):
             return
         if self._head is None:
             return
-        if not self._told:
-            self._told = True
-            receiver.head_received(self._head)
+        self._told = True
+        receiver.head_received(self._head)
+        self._tell(receiver)
+
+    def _more(self, receiver: Receiver, data: memoryview) -> None:
+        """Take more of a body; of a stream, this is what happens for each event."""
+        try:
+            self._parser.feed_data(data)
+            if self._pieces and not self._complete:
+                self._framing_bytes = 0
+            else:
+                self._check_end(data)
+        except (httptools.HttpParserError, BrokenReplyError) as error:
+            self._break(error)
+            return
+        self._tell(receiver)
+
+    def _check_end(self, data: memoryview) -> None:
+        """Judge what has no body in it, or is the end of one."""
+        if self._extra:
+            raise BrokenReplyError("bytes after the reply")
+        if self._complete:
+            self._keep_alive = self._keep_alive and self._ends_with(data)
+            return
+        self._framing_bytes += len(data)
+        if self._framing_bytes > _LONGEST_FRAMING:
+            raise BrokenReplyError("framing without end")
+
+    def _tell(self, receiver: Receiver) -> None:
+        """Hand over what has come."""
         if self._pieces:
             pieces, self._pieces = self._pieces, []
             receiver.body_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
@@ -225,18 +255,10 @@ class Connection(asyncio.BufferedProtocol):
             self.replied = True
             if data[0] != _FIRST_BYTE:
                 raise BrokenReplyError("bytes before the reply")
-        headless = self._head is None
         self._parser.feed_data(data)
         if self._extra:
             raise BrokenReplyError("bytes after the reply")
-        if headless:
-            self._limit_head(len(data))
-        elif self._pieces:
-            self._framing_bytes = 0
-        else:
-            self._framing_bytes += len(data)
-            if self._framing_bytes > _LONGEST_FRAMING:
-                raise BrokenReplyError("framing without end")
+        self._limit_head(len(data))
         if self._head_only and self._head is not None:
             self._end_with_head(data)
         elif self._complete:
@@ -350,12 +372,11 @@ class Connection(asyncio.BufferedProtocol):
         self._keep_alive = not (self._until_close or (chunked and version == "1.0"))
         self._head = ReplyHead(
             status=status,
-            reason=self._reason.decode("latin-1"),
-            headers=tuple(
-                [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._headers]
-            ),
+            reason=self._reason,
+            headers=self._headers,
             content_type=content_type,
             content_length=0 if status in _BODILESS else length,
+            event_stream=content_type.startswith("text/event-stream"),
         )
 
     def on_body(self, body: bytes) -> None:

@@ -7,8 +7,7 @@ its own ``meta`` and ``metrics``. What a reply does not say is None, never a gue
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import orjson
 
@@ -41,8 +40,7 @@ _LONGEST_SECONDS: Final = 1e9
 """Thirty years; a longer time is none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """What a reply says about itself; None where it says nothing.
 
     Attributes:
@@ -74,32 +72,48 @@ def openai_usage(reply: Mapping[str, Any]) -> Usage:
     Takes whole replies and single stream events alike.
     """
     usage = mapping(reply.get("usage"))
-    sglext = mapping(reply.get("sglext"))
     choice = next(iter(items(reply.get("choices"))), {})
-    meta = mapping(choice.get("meta_info"))  # with the request field return_meta_info
-    own = mapping(reply.get("metrics"))
     details = mapping(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
-    rate = number(own.get("radix_cache_hit_rate"))
-    return Usage(
+    plain = Usage(
         prompt_tokens=_prompt_tokens(usage),
         completion_tokens=_first(
             count(usage.get("completion_tokens")), count(usage.get("output_tokens"))
         ),
         cached_tokens=_first(
-            count(details.get("cached_tokens")),
-            count(usage.get("cache_read_input_tokens")),
+            count(details.get("cached_tokens")), count(usage.get("cache_read_input_tokens"))
+        ),
+        image_tokens=count(details.get("image_tokens")),
+        finish_reason=_finish_reason(reply, choice),
+    )
+    if "sglext" in reply or "meta_info" in choice:
+        plain = _with_sglang(plain, mapping(reply.get("sglext")), mapping(choice.get("meta_info")))
+    if "metrics" in reply:
+        plain = _with_page(plain, mapping(reply["metrics"]))
+    return plain
+
+
+def _with_sglang(plain: Usage, sglext: Mapping[str, Any], meta: Mapping[str, Any]) -> Usage:
+    """``plain`` with what SGLang says beyond OpenAI's API when it is asked to."""
+    return plain._replace(
+        cached_tokens=_first(
+            plain.cached_tokens,
             _cached(sglext.get("cached_tokens_details")),
             count(meta.get("cached_tokens")),
         ),
-        image_tokens=_first(count(details.get("image_tokens")), count(meta.get("image_tokens"))),
+        image_tokens=_first(plain.image_tokens, count(meta.get("image_tokens"))),
         spec_used=_speculation([meta, *_details(sglext.get("spec_tokens_details"))]),
-        finish_reason=_finish_reason(reply, choice),
-        e2e_seconds=_first(
-            _seconds(meta.get("e2e_latency")), _seconds(own.get("generation_time_ms"), 1000)
-        ),
+        e2e_seconds=_seconds(meta.get("e2e_latency")),
+        first_token_seconds=_seconds(meta.get("first_token_latency")),
+    )
+
+
+def _with_page(plain: Usage, own: Mapping[str, Any]) -> Usage:
+    """``plain`` with the ``metrics`` of a backend that speaks the page."""
+    rate = number(own.get("radix_cache_hit_rate"))
+    return plain._replace(
+        e2e_seconds=_first(plain.e2e_seconds, _seconds(own.get("generation_time_ms"), 1000)),
         first_token_seconds=_first(
-            _seconds(meta.get("first_token_latency")),
-            _seconds(own.get("time_to_first_token_ms"), 1000),
+            plain.first_token_seconds, _seconds(own.get("time_to_first_token_ms"), 1000)
         ),
         hit=None if rate is None else rate > 0,
     )
@@ -254,6 +268,8 @@ def _prompt_tokens(usage: Mapping[str, Any]) -> int | None:
     prompt = _first(count(usage.get("prompt_tokens")), count(usage.get("input_tokens")))
     if prompt is None:
         return None
+    if "input_tokens" not in usage:
+        return prompt
     cached = count(usage.get("cache_read_input_tokens")) or 0
     return prompt + cached + (count(usage.get("cache_creation_input_tokens")) or 0)
 

@@ -7,7 +7,7 @@ they are looked into once, at the end.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from ollad.sglang.annotate import Usage, generate_usage, openai_usage
@@ -25,7 +25,7 @@ DEFAULT_TAIL: Final = 64 * 1024
 RECENT: Final = 4 * 1024
 """Least bytes of it that are kept: finish reason, ``sglext``, usage and ``[DONE]`` fit in."""
 
-_SLACK: Final = 4 * 1024
+_SLACK: Final = 2 * 1024
 """Bytes no longer needed that may pile up, so that they need not go with every event."""
 
 _HEAD: Final = 64 * 1024
@@ -111,6 +111,8 @@ class StreamScanner:
         "_room",
         "_several",
         "_tail",
+        "_unread",
+        "_unread_bytes",
     )
 
     def __init__(self, tail: int = DEFAULT_TAIL) -> None:
@@ -120,12 +122,29 @@ class StreamScanner:
         self._head: bytearray | None = bytearray()
         self._first: bytes | None = None
         self._several = False  # whether the stream is over several prompts
+        self._unread: list[bytes] = []
+        self._unread_bytes = 0
         self._fed = 0
         self._last = 0  # where the last whole event began
         self._open = 0  # where the event under way began
 
     def feed(self, chunk: bytes) -> None:
-        """See the next bytes of the stream, wherever they were cut."""
+        """See the next bytes of the stream, wherever they were cut.
+
+        They are looked into later, many events at once.
+        """
+        self._unread.append(chunk)
+        self._unread_bytes += len(chunk)
+        if self._unread_bytes >= _SLACK:
+            self._read()
+
+    def _read(self) -> None:
+        """Look into what has been fed."""
+        if not self._unread:
+            return
+        chunk = b"".join(self._unread)
+        self._unread.clear()
+        self._unread_bytes = 0
         if self._head is not None:
             self._look_for_first(self._head, chunk)
         tail = self._tail
@@ -149,6 +168,7 @@ class StreamScanner:
     @property
     def first_event(self) -> bytes | None:
         """The first event with data, without its blank line; None until it is complete."""
+        self._read()
         return self._first
 
     @property
@@ -166,7 +186,7 @@ class StreamScanner:
 
     def first_document(self) -> dict[str, Any] | None:
         """The first event, parsed; None if it is not complete, or no JSON object."""
-        return first_document(self._first or b"")
+        return first_document(self.first_event or b"")
 
     def last_document(self) -> dict[str, Any] | None:
         """The last event whose data is a JSON object, parsed; None if it is not in the tail."""
@@ -286,6 +306,7 @@ class StreamScanner:
 
         Which events these are does not depend on how the stream was cut into chunks.
         """
+        self._read()
         start = self._start()
         uncut = start in (0, self._last, self._open)
         tail = bytes(self._tail[start - self._fed + len(self._tail) :])
@@ -317,12 +338,9 @@ def _event_usage(document: dict[str, Any]) -> Usage:
 
 def _merge(found: Usage, earlier: Usage) -> Usage:
     """``found``, with what it lacks taken from an earlier event."""
-    missing = {
-        field.name: getattr(earlier, field.name)
-        for field in fields(Usage)
-        if getattr(found, field.name) is None
-    }
-    return replace(found, **missing)
+    return Usage(
+        *[mine if mine is not None else theirs for mine, theirs in zip(found, earlier, strict=True)]
+    )
 
 
 def _sum(usages: list[Usage]) -> Usage:

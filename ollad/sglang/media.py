@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ollad.config.schema import Media
 
-__all__ = ["check_media"]
+__all__ = ["check_media", "names_media"]
 
 _Path = tuple[Any, ...]  # (parent path, key), () at the top: joined only for a message
 
@@ -44,6 +44,10 @@ _SOURCES: Final = frozenset({"image", "document"})
 """Anthropic content blocks with a ``source``."""
 _PARTS_WITH_FILES: Final = frozenset({"input_image", "input_file", "image", "document"})
 
+_NAMES: Final = frozenset(_FIELDS)
+_TEXT_MEMBERS: Final = frozenset({"role", "content", "name"})
+"""Members of a message that is nothing but text."""
+
 _CONTAINERS: Final = frozenset({dict, list})
 _BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _HEAD: Final = 64  # characters of base64 that are decoded to recognise a format
@@ -57,11 +61,31 @@ _LONGEST_HOST: Final = 253  # RFC 1035 §2.3.4, as text
 _SHOWN: Final = 60  # characters of a value in a message
 
 
+def names_media(document: Mapping[str, Any]) -> bool:
+    """Whether a request may name a medium; False is certain, and quickly found.
+
+    It is False of messages with a role and a text each, beside members that hold no others.
+    """
+    if not _NAMES.isdisjoint(document):
+        return True
+    for key, value in document.items():
+        if type(value) not in _CONTAINERS:
+            continue
+        if key != "messages" or type(value) is not list:
+            return True
+        for message in value:
+            if type(message) is not dict or not message.keys() <= _TEXT_MEMBERS:
+                return True
+            if not _CONTAINERS.isdisjoint(map(type, message.values())):
+                return True
+    return False
+
+
 def check_media(document: Mapping[str, Any], media: Media) -> int:
     """Check every medium that a request names, at any depth.
 
     Args:
-        document: the parsed request.
+        document: the parsed request; see ``names_media`` for when there is no need.
         media: what is allowed.
 
     Returns:

@@ -51,6 +51,9 @@ IGNORED_PARAMETERS: Final = (
 )
 """Documented parameters that are server flags, or nothing at all, in every SGLang."""
 
+_REFUSED: Final = frozenset(REFUSED_FIELDS)
+_IGNORED: Final = frozenset(IGNORED_PARAMETERS)
+
 _SWITCHES: Final = frozenset({"return_hidden_states", "return_routed_experts"})
 
 
@@ -63,6 +66,8 @@ def refuse_fields(document: Mapping[str, Any]) -> None:
     Raises:
         BadRequestError: naming the field.
     """
+    if _REFUSED.isdisjoint(document):
+        return
     for field, reason in REFUSED_FIELDS.items():
         value = document.get(field)
         if value is None or (value is False and field in _SWITCHES):
@@ -93,6 +98,8 @@ def refuse_several(document: Mapping[str, Any], where: str = "") -> None:
 
 def ignored_parameters(document: Mapping[str, Any]) -> tuple[str, ...]:
     """The documented parameters in ``document`` that no server acts upon, in its order."""
+    if _IGNORED.isdisjoint(document):
+        return ()
     return tuple(name for name in document if name in IGNORED_PARAMETERS)
 
 
