@@ -158,8 +158,11 @@ async def test_a_request_under_way_finishes_and_a_new_connection_waits(
     fake: FakeSGLang, shared: socket.socket, tmp_path: Path
 ) -> None:
     release, asked = asyncio.Event(), asyncio.Event()
+    prompts = 0
 
     async def slow(exchange: Exchange) -> None:
+        nonlocal prompts
+        prompts += 1
         asked.set()
         await release.wait()
         await reply({"choices": []})(exchange)
@@ -179,11 +182,28 @@ async def test_a_request_under_way_finishes_and_a_new_connection_waits(
         release.set()
         assert await answer(under_way[0]) == (200, True)
         assert await first.process.wait() == 0
+    assert prompts == 1
     async with activated(shared, config):
         async with asyncio.timeout(30):
             status, _ = await answer(waiting[0])
     assert status == 200
     for _, writer in (under_way, waiting):
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_connection_just_accepted_may_still_bring_its_request(
+    fake: FakeSGLang, shared: socket.socket, tmp_path: Path
+) -> None:
+    fake.scripts[CHAT_PATH] = reply({"choices": []})
+    async with activated(shared, configuration(tmp_path, fake.url)) as process:
+        await started(process)
+        reader, writer = await asyncio.open_connection("127.0.0.1", process.port)
+        await asyncio.sleep(0.05)  # until it is accepted, which nothing tells
+        process.process.send_signal(signal.SIGTERM)
+        await process.logged("draining")
+        writer.write(CHAT)
+        assert await answer(reader) == (200, True)
         writer.close()
         await writer.wait_closed()
 
