@@ -11,33 +11,31 @@ prefix look cached that is not: it costs time, never an answer.
 
 from __future__ import annotations
 
+import sys
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
 from ollad.routing.demand import span
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from ollad.routing.demand import Demand
 
-__all__ = ["BLOCK_BYTES", "PrefixIndex", "matching"]
+__all__ = ["PrefixIndex", "matching"]
 
-BLOCK_BYTES: Final = 112
-"""Memory of one block, in bytes: its hash as an int (48), its slots in a set (64 at most)."""
+_HASH_BYTES: Final = 48
+"""Memory of a hash as an int: three digits of 30 bits, rounded up by the allocator."""
 
 
-def matching(chain: tuple[int, ...], held: set[int]) -> int:
-    """How many first blocks of ``chain`` are in ``held``, which has no block without its prefix."""
-    if not chain or chain[0] not in held:
-        return 0
-    if chain[-1] in held:
-        return len(chain)
-    low, high = 1, len(chain) - 1
-    while low < high:
-        middle = (low + high + 1) >> 1
-        if chain[middle - 1] in held:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+def matching(backwards: tuple[int, ...], held: Container[int]) -> int:
+    """How many first blocks of a chain are in ``held``, which has no block without its prefix.
+
+    Args:
+        backwards: the chain, last block first, so that what is held is at its end.
+        held: the blocks.
+    """
+    return len(backwards) - bisect_left(backwards, True, key=held.__contains__)
 
 
 class PrefixIndex:
@@ -63,17 +61,23 @@ class PrefixIndex:
         return len(self._young) + len(self._old)
 
     @property
+    def memory(self) -> int:
+        """Bytes that it occupies in this process, about."""
+        tables = sys.getsizeof(self._young) + sys.getsizeof(self._old)
+        return tables + _HASH_BYTES * len(self)
+
+    @property
     def fill(self) -> float:
         """Tokens held as a share of the capacity, at most 1."""
         tokens = self._young_tokens + self._old_tokens
         return min(1.0, tokens / self.capacity)
 
-    def match(self, chain: tuple[int, ...]) -> int:
-        """How many first blocks of ``chain`` the backend is believed to have cached."""
-        matched = matching(chain, self._young)
-        if matched == len(chain) or not self._old:
+    def match(self, backwards: tuple[int, ...]) -> int:
+        """How many first blocks of a chain, given last block first, are believed to be cached."""
+        matched = matching(backwards, self._young)
+        if matched == len(backwards) or not self._old:
             return matched
-        return max(matched, matching(chain, self._old))
+        return max(matched, matching(backwards, self._old))
 
     def add(self, chain: tuple[int, ...], demand: Demand) -> None:
         """Take note that the backend computes ``chain``, cut into blocks as ``demand`` is."""

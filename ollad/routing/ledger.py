@@ -47,14 +47,15 @@ class Ledger:
 
     Attributes:
         rate: tokens a second that it prefills, learnt.
+        waiting: requests that count.
     """
 
-    __slots__ = ("_busy_until", "_count", "_polled", "_polled_at", "_silent", "_tokens", "rate")
+    __slots__ = ("_busy_until", "_polled", "_polled_at", "_silent", "_tokens", "rate", "waiting")
 
     def __init__(self) -> None:
         self.rate = _FIRST_RATE
         self._tokens = 0.0
-        self._count = 0
+        self.waiting = 0
         self._busy_until = 0.0
         self._silent: deque[Due] = deque()
         self._polled = 0.0
@@ -90,7 +91,7 @@ class Ledger:
         over = self._busy_until = max(now, self._busy_until) + tokens / self.rate
         due = Due(tokens, ahead, now, over)
         self._tokens += tokens
-        self._count += 1
+        self.waiting += 1
         if silent:
             self._silent.append(due)
         return due
@@ -121,9 +122,9 @@ class Ledger:
         if due.released:
             return
         due.released = True
-        self._count -= 1
+        self.waiting -= 1
         # nothing is due when nobody waits, whatever rounding has left
-        self._tokens = self._tokens - due.tokens if self._count else 0.0
+        self._tokens = self._tokens - due.tokens if self.waiting else 0.0
 
     def _learn(self, rate: float) -> None:
         self.rate += _LEARNING * (min(_FASTEST, max(_SLOWEST, rate)) - self.rate)

@@ -1,19 +1,25 @@
 """The default policy: the backend where the first token is expected soonest.
 
-    cost = (due + W x own + shared + c x in flight) / weight
+    cost = (due + (W + n) x own + (1 + n) x shared + c x in flight) / weight
 
 ``due`` is what the backend has been sent and must prefill yet; ``own`` what it would have to
-prefill of this prompt alone; ``shared`` the part of the same that many requests have in common.
+prefill of this prompt alone; ``shared`` the part of the same that many requests have in common;
+``n`` how many requests wait for their prefill at the backend where the fewest do.
+
 There are two prices because to prefill one conversation's history a second time is waste (W), while
 a prefix that many share is an investment wherever it goes (1). With one price, 1 for all forgets
-conversations, and W for all crowds everyone onto the backend that holds a popular prefix.
+conversations, and W for all crowds everyone onto the backend that holds a popular prefix. Both rise
+by ``n``, since what is computed needlessly delays all who come behind: not while some backend is
+idle, but where even the shortest queue is long nothing can be afforded but what is cached, and the
+queues shrink again. It is the shortest queue that tells, for a long one alone only says that one
+backend is popular, and to pay more for leaving it would make its queue longer still.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ollad.routing.index import BLOCK_BYTES, PrefixIndex
+from ollad.routing.index import PrefixIndex
 from ollad.routing.ledger import Ledger
 from ollad.routing.policy import Standing
 from ollad.routing.popularity import Popularity
@@ -29,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PrefixCache"]
 
-_IN_FLIGHT_TOKENS: Final = 32.0
+_IN_FLIGHT_TOKENS: Final = 64.0
 """What a request in flight costs those after it, in tokens of prefill."""
 _NEAR: Final = 1.02
 """Costs within this factor of the least are as good."""
@@ -37,8 +43,9 @@ _CACHE_STEPS: Final = 16
 """How finely the fill of caches is compared."""
 _USUAL_KV_TOKENS: Final = 500_000.0
 """Capacity of a backend that does not say."""
-_MAX_BLOCKS: Final = 1 << 21
-"""Blocks in the indexes of all backends together, at most."""
+_MAX_BLOCKS: Final = 1 << 22
+"""Blocks in the indexes of all backends together, at most: some 400 MB, though no index has more
+than two fillings of its backend's cache, which is 4 MB for half a million tokens."""
 _DISBELIEF: Final = 0.1
 """Weight of one report in the confidence."""
 _LEAST_CONFIDENCE: Final = 0.05
@@ -63,38 +70,39 @@ class PrefixCache:
 
     def pick(self, candidates: Sequence[Candidate], demand: Demand, now: float) -> Candidate:
         """Choose the cheapest; of those as good the one with the emptier cache, then any."""
-        chain = demand.chain
         tokens = demand.tokens
-        popular = demand.prefix_tokens(self._popularity.popular(chain))
+        backwards = demand.chain[::-1]
+        own = tokens - demand.prefix_tokens(self._popularity.popular(demand.chain))
         surcharge = self._price - 1.0
-        costs = []
+        matched, prefix = 0, 0.0
+        behind = _INFINITE
+        bids = []
         for candidate in candidates:
-            book = self._book(candidate, now)
-            cached = demand.prefix_tokens(book.index.match(chain)) * book.confidence
-            due = tokens - cached
-            waste = min(due, tokens - popular)  # of which the popular part is none
-            work = (
-                book.ledger.pending(now)
-                + due
-                + surcharge * waste
-                + _IN_FLIGHT_TOKENS * candidate.in_flight
-            )
             weight = candidate.weight(now)
-            costs.append(work / weight if weight > 0 else _INFINITE)
-        least = min(costs)
-        if least == _INFINITE:
-            return min(candidates, key=lambda candidate: candidate.in_flight)
-        bound = least * _NEAR
-        near = [
-            candidate for candidate, cost in zip(candidates, costs, strict=True) if cost <= bound
-        ]
+            if weight <= 0:
+                continue
+            book = self._book(candidate, now)
+            ledger = book.ledger
+            found = book.index.match(backwards)
+            if found != matched:
+                matched, prefix = found, demand.prefix_tokens(found)
+            due = tokens - prefix * book.confidence
+            work = ledger.pending(now) + _IN_FLIGHT_TOKENS * candidate.in_flight
+            work += due + surcharge * min(own, due)
+            behind = min(behind, ledger.waiting)
+            bids.append((work, due, weight, candidate))
+        if not bids:
+            return min(candidates, key=_in_flight)
+        costs = [(work + behind * due) / weight for work, due, weight, _ in bids]
+        bound = min(costs) * _NEAR
+        near = [bid[3] for cost, bid in zip(costs, bids, strict=True) if cost <= bound]
         return near[0] if len(near) == 1 else self._emptiest(near)
 
     def begin(self, backend: Candidate, demand: Demand, now: float) -> _Ticket:
         """Count what is sent to ``backend``, and expect it in its cache from now on."""
         book = self._book(backend, now)
         chain = demand.chain
-        believed = demand.prefix_tokens(book.index.match(chain))
+        believed = demand.prefix_tokens(book.index.match(chain[::-1]))
         due = book.ledger.begin(
             demand.tokens - believed * book.confidence, now, silent=demand.silent
         )
@@ -130,6 +138,10 @@ class PrefixCache:
         least = min(fills)
         emptiest = [backend for backend, fill in zip(near, fills, strict=True) if fill == least]
         return emptiest[int(self._random() * len(emptiest))]
+
+
+def _in_flight(backend: Candidate) -> int:
+    return backend.in_flight
 
 
 class _Book:
@@ -169,10 +181,9 @@ class _Book:
         self.confidence = max(_LEAST_CONFIDENCE, confidence)
 
     def standing(self) -> Standing:
-        blocks = len(self.index)
         return Standing(
-            index_blocks=blocks,
-            index_bytes=blocks * BLOCK_BYTES,
+            index_blocks=len(self.index),
+            index_bytes=self.index.memory,
             pending_tokens=self.ledger.tokens,
             confidence=self.confidence,
         )

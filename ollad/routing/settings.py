@@ -21,4 +21,4 @@ class PrefixSettings:
 
     block_bytes: int = 128
     recompute_price: float = 3.0
-    popular_after: int = 8
+    popular_after: int = 4

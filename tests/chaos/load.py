@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Load"]
 
+_MOST_SECONDS: Final = 3.0
+"""So many seconds' worth of requests may be under way; the next one waits. A machine that is too
+slow for the load then shows that in its rate, and not in connections that nobody can take."""
 _REUSED_WITHIN: Final = 1.0
 """Idle seconds after which a connection is not used again: the daemon would be about to close it,
 and a request lost with it would be nobody's fault."""
@@ -163,6 +166,7 @@ class Load:
         replies: what became of it.
         unasked: connections on which something came that nobody had asked for.
         late: the longest that a request was sent after its time, seconds.
+        rate: requests a second that were made, in the last run.
     """
 
     def __init__(self, port: int, seed: int, patience: float) -> None:
@@ -170,6 +174,7 @@ class Load:
         self.replies: list[Reply] = []
         self.unasked = 0
         self.late = 0.0
+        self.rate = 0.0
         self._port = port
         self._seed = seed
         self._patience = patience
@@ -179,6 +184,7 @@ class Load:
     async def run(self, seconds: float, rate: float) -> None:
         """Make requests for some time at some rate, a second; then wait until all are over."""
         start = time.monotonic()
+        before = len(self.prompts)
         async with asyncio.TaskGroup() as connecting:
             for number in range(int(seconds * rate)):
                 wait = start + number / rate - time.monotonic()
@@ -186,7 +192,12 @@ class Load:
                     await asyncio.sleep(wait)
                 else:
                     self.late = max(self.late, -wait)
+                while self._under_way >= rate * _MOST_SECONDS:  # noqa: ASYNC110 - likewise
+                    await asyncio.sleep(0.01)
+                if time.monotonic() > start + seconds:
+                    break
                 self._ask(prompt(self._seed, len(self.prompts)), connecting)
+        self.rate = (len(self.prompts) - before) / max(seconds, time.monotonic() - start)
         while self._under_way:  # noqa: ASYNC110 - every request ends within its patience
             await asyncio.sleep(0.05)
         for connection in self._idle:

@@ -85,12 +85,19 @@ class Plan:
 
 
 def make_plan(
-    seed: int, seconds: float, backends: int, *, pace: float, recovery: float, black_holes: bool
+    seed: int,
+    seconds: float,
+    backends: int,
+    *,
+    pace: float,
+    recovery: float,
+    black_holes: bool,
+    least_up: int = 1,
 ) -> Plan:
     """Draw a plan.
 
-    At every moment outside of the outage at least one backend is, and has for ``recovery`` been,
-    in no trouble. Every trouble has its turn before one comes again.
+    At every moment outside of the outage at least ``least_up`` backends are, and have for
+    ``recovery`` been, in no trouble. Every trouble has its turn before one comes again.
 
     Args:
         seed: what it depends on.
@@ -99,6 +106,7 @@ def make_plan(
         pace: what all durations are multiplied with.
         recovery: seconds after a trouble for which a backend does not count as up.
         black_holes: whether packets can be dropped.
+        least_up: see above.
     """
     dice = random.Random(f"plan {seed}")
     last = seconds * (1 - _QUIET_END)
@@ -113,7 +121,7 @@ def make_plan(
         if outage and outage[0] - _OUTAGE_QUIET <= at <= outage[1] + recovery:
             at = outage[1] + recovery
         deck = deck or _shuffled(dice, black_holes=black_holes)
-        act = _drawn(dice, at, deck, acts, backends, pace, recovery)
+        act = _drawn(dice, at, deck, acts, backends, pace, recovery, least_up)
         end = last
         if outage and at < outage[0]:
             end = outage[0] - _OUTAGE_QUIET
@@ -140,6 +148,7 @@ def _drawn(
     backends: int,
     pace: float,
     recovery: float,
+    least_up: int,
 ) -> Act | None:
     """The next act, if there is a backend for it; the draw is made in any case."""
     trouble = deck[-1]
@@ -148,7 +157,7 @@ def _drawn(
     pick = dice.random()
     troubled = {act.backend for act in acts if at <= act.at + act.seconds + recovery}
     free = [number for number in range(backends) if number not in troubled]
-    if len(free) < 2:
+    if len(free) <= least_up:
         return None
     return Act(at, free[int(pick * len(free))], trouble, seconds, rate)
 

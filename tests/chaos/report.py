@@ -66,6 +66,7 @@ class Facts:
         reloads: good and bad files.
         problems: broken promises that are of no single request.
         metrics: figures of the daemon's own.
+        rate: requests that were made a second.
         late: the longest that a request was sent after its time, seconds.
         drops_packets: whether packets could be dropped.
     """
@@ -79,6 +80,7 @@ class Facts:
     reloads: tuple[int, int]
     problems: Sequence[str]
     metrics: Mapping[str, float]
+    rate: float
     late: float
     drops_packets: bool
 
@@ -158,6 +160,7 @@ def _figures(facts: Facts) -> list[tuple[str, object]]:
         for name, share in (("median", 0.5), ("p99", 0.99), ("longest", 1.0))
     ]
     rows += [
+        ("requests a second", f"{facts.rate:.1f}"),
         ("latest request", f"{facts.late * 1000:.0f} ms"),
         ("tasks", f"{before.tasks} → {after.tasks}"),
         ("descriptors", f"{before.descriptors} → {after.descriptors}"),

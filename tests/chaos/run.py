@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -35,6 +36,8 @@ __all__ = ["chaos"]
 
 _WARM_UP: Final = 0.1
 """Share of the load's time that is spent on load without trouble, before the first census."""
+_LOOKS: Final = 5
+_LOOK_SECONDS: Final = 0.2
 _SETTLE_SECONDS: Final = 12.0
 """How long the daemon may take to give back what it held: connections that idle, above all."""
 _FIGURES: Final = (
@@ -79,11 +82,14 @@ async def _suffer(
         pace=settings.pace,
         recovery=settings.recovery,
         black_holes=network.drops_packets,
+        least_up=settings.least_up,
     )
     load = Load(daemon.port, settings.seed, settings.patience)
+    idle = await _at_rest(daemon)
     _say("warming up")
     await load.run(settings.seconds * _WARM_UP, settings.rate)
-    before = await _settled(daemon, None)
+    # Memory is that of a daemon that has worked, everything else that of one that has not.
+    before = replace(await daemon.census(), tasks=idle.tasks, descriptors=idle.descriptors)
     _say(f"{len(plan.acts)} troubles and {len(plan.reloads)} reloads in {settings.seconds:g} s")
     async with asyncio.TaskGroup() as group:
         group.create_task(load.run(settings.seconds, settings.rate))
@@ -122,6 +128,7 @@ async def _suffer(
         reloads=(daemon.accepted, daemon.refused),
         problems=problems,
         metrics=metrics,
+        rate=load.rate,
         late=load.late,
         drops_packets=network.drops_packets,
     )
@@ -129,23 +136,25 @@ async def _suffer(
     return facts
 
 
-async def _settled(daemon: Daemon, before: Census | None) -> Census:
-    """What the daemon holds once it has given back what it only held for a while.
+async def _at_rest(daemon: Daemon) -> Census:
+    """The least that the daemon holds while it does nothing but probe."""
+    censuses = []
+    for _ in range(_LOOKS):
+        await asyncio.sleep(_LOOK_SECONDS)
+        censuses.append(await daemon.census())
+    return min(censuses, key=lambda census: (census.descriptors, census.tasks))
 
-    Without an earlier census to compare with, that is when its idle connections have been closed.
-    """
+
+async def _settled(daemon: Daemon, before: Census) -> Census:
+    """What the daemon holds once it has given back what it only held for a while."""
     deadline = time.monotonic() + _SETTLE_SECONDS
-    last = await daemon.census()
-    while time.monotonic() < deadline:
-        await asyncio.sleep(1.0)
+    while True:
         now = await daemon.census()
-        if before is None:
-            if now.descriptors == last.descriptors and now.tasks == last.tasks:
-                return now
-        elif now.descriptors <= before.descriptors and now.tasks <= before.tasks:
+        if now.descriptors <= before.descriptors and now.tasks <= before.tasks:
             return now
-        last = now
-    return last
+        if time.monotonic() > deadline:
+            return now
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 async def _recovery(daemon: Daemon, settings: Settings) -> list[str]:
@@ -173,11 +182,17 @@ async def _get(daemon: Daemon, path: str) -> Any:
 
 
 async def _in_flight(daemon: Daemon) -> list[float]:
-    """What the daemon's own counts of requests under way say."""
+    """What the daemon's own counts of requests under way say, but for the one that asks."""
     names = {"ollad_requests_in_flight", "ollad_backend_requests_in_flight"}
     page = await _get(daemon, "/metrics")
     families = text_string_to_metric_families(page)
-    return [sample.value for one in families if one.name in names for sample in one.samples]
+    return [
+        sample.value
+        for family in families
+        if family.name in names
+        for sample in family.samples
+        if sample.labels.get("family") != "internal"
+    ]
 
 
 async def _metrics(daemon: Daemon) -> dict[str, float]:

@@ -61,13 +61,18 @@ def endpoint(server: Server, **more: Any) -> dict[str, Any]:
 
 @contextmanager
 def running_ollad(
-    endpoints: Sequence[dict[str, Any]], folder: Path, **sections: Any
+    endpoints: Sequence[dict[str, Any]],
+    folder: Path,
+    *,
+    answers: str = "/internal/ready",
+    **sections: Any,
 ) -> Iterator[Ollad]:
     """Run ``ollad serve`` until it is no longer needed, then have it stop and judge how it did.
 
     Args:
         endpoints: its backends.
         folder: where its configuration and its log go.
+        answers: what answers 200 when the block may begin.
         sections: further top-level sections of the configuration.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +88,7 @@ def running_ollad(
             stderr=subprocess.STDOUT,
         )
     try:
-        wait_until_answered(f"{ollad.url}/internal/ready", process, ollad.log, READY_SECONDS)
+        wait_until_answered(f"{ollad.url}{answers}", process, ollad.log, READY_SECONDS)
         yield ollad
         assert process.poll() is None, f"ollad ended by itself:\n{tail(ollad.log)}"
         process.send_signal(signal.SIGTERM)

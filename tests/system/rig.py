@@ -94,19 +94,22 @@ def set_up() -> None:
     _run([str(SCRIPTS / "setup.sh")], dict(os.environ), SET_UP_SECONDS)
 
 
-def start(name: str, run: Path, *flags: str, model: str = "tiny-llama") -> Server:
-    """Start one server on a free port and wait until it is ready.
+def start(
+    name: str, run: Path, *flags: str, model: str = "tiny-llama", port: int | None = None
+) -> Server:
+    """Start one server and wait until it is ready.
 
     Args:
         name: what ollad is to call it.
         run: folder for its log and pid.
         flags: more flags for SGLang.
         model: the name under which it serves the tiny model.
+        port: where it listens; None for any port that is free.
 
     Raises:
         RigUnavailableError: see ``set_up``.
     """
-    server = Server(name, f"http://127.0.0.1:{free_port()}", run)
+    server = Server(name, f"http://127.0.0.1:{port or free_port()}", run)
     environment = {**os.environ, "REALSGL_RUN": str(run), "REALSGL_NAME": model}
     _run([str(SCRIPTS / "up.sh"), str(server.port), *flags], environment, START_SECONDS)
     return server

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.bench.routing.load import Load, Request
 
-__all__ = ["Replayed", "prompt", "replay"]
+__all__ = ["Replayed", "prompt", "replay", "usage_of"]
 
 _WORD: Final = 5
 """Letters of a word; with the space before it that is one token of ``ollad simulate``."""
@@ -141,7 +141,7 @@ class _Player:
                     if first is None:
                         first = loop.time()
                     tail = (tail + data)[-4096:]
-            usage = _usage(tail)
+            usage = usage_of(tail)
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
             self.failures.append(f"{type(error).__name__}: {error}"[:200])
             return
@@ -165,11 +165,12 @@ def _acknowledge(reply: aiohttp.ClientResponse) -> None:
         found.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
 
-def _usage(tail: bytes) -> dict[str, Any]:
-    """What the last event but ``[DONE]`` says of usage.
+def usage_of(tail: bytes) -> dict[str, Any]:
+    """What the last event but ``[DONE]`` of a complete stream says of usage.
 
     Raises:
         ValueError: the stream did not end so.
+        KeyError: the event says nothing of it.
     """
     events = [part for part in tail.split(b"\n\n") if part]
     if len(events) < 2 or events[-1] != b"data: [DONE]":

@@ -48,10 +48,13 @@ def test_two_minutes_hold_every_trouble_and_good_and_bad_files(seed: int) -> Non
 
 
 def test_a_short_plan_has_no_outage_and_ends_in_time() -> None:
-    made = make_plan(1, 8.0, 4, pace=0.25, recovery=1.5, black_holes=True)
+    made = make_plan(1, 8.0, 4, pace=0.25, recovery=2.0, black_holes=True, least_up=2)
     assert made.outage is None
-    assert len(made.acts) >= 6
+    assert len(made.acts) >= 5
     assert all(act.at + act.seconds < 8 for act in made.acts)
+    for act in made.acts:
+        down = [other for other in made.acts if other.at <= act.at <= other.at + other.seconds + 2]
+        assert len(down) <= 2
 
 
 def test_no_packets_are_dropped_where_that_cannot_be() -> None:
