@@ -1,4 +1,4 @@
-"""A fresh clone on a bare Debian 12: ``make run``, ``make test``, ``make deb`` and what that makes."""
+"""A fresh clone on a bare Debian 12: what the README says, and the package that it makes."""
 
 from __future__ import annotations
 
