@@ -66,7 +66,7 @@ def test_the_reference_names_every_key() -> None:
 
 @pytest.mark.parametrize("example", re.findall(r"```yaml\n(.*?)```", MANUAL, re.DOTALL))
 def test_every_example_in_the_manual_loads(example: str, tmp_path: Path) -> None:
-    (tmp_path / "sglang").write_text("k-1\n")
+    (tmp_path / "secret_sglang").write_text("k-1\n")
     example = example.replace("/run/credentials/ollad.service", str(tmp_path))
 
     assert load_text(example, "f", {"SGLANG_API_KEY": "k"}).endpoints
