@@ -248,10 +248,11 @@ CODES=$(gs 'sort /tmp/codes.* | uniq -c' | awk '{print $2 "x" $1}' | tr '\n' ' '
 ok "not one of the requests meanwhile was lost  ($CODES)" "$([[ $CODES =~ ^200x[0-9]{2,}\ $ ]]; echo $?)"
 ok "three processes served them" "$([ "$(show MainPID)" != "$PID" ]; echo $?)"
 g systemctl stop ollad.socket ollad.service 2> /dev/null; ok "both stop" $?
-has "and then nothing listens" "$(C /internal/health)" "refused"
+has "and then nothing listens" "$(C /internal/health)" "connect to server"
 g systemctl disable --quiet ollad.socket
 g systemctl start ollad.service; ok "without the socket it listens itself" $?
 hasnt "and says so" "$(show StatusText)" socket
+g systemctl stop ollad.service
 
 echo "--- broken file"
 MARK=$(mark)
@@ -264,7 +265,7 @@ configure '' sim-a=30000
 g systemctl start ollad.service; ok "with the file put right it starts" $?
 
 echo "--- removal"
-gs "rm -r $UNIT.d"
+gs "rm -rf $UNIT.d"
 gs "dpkg -r ollad" > /dev/null 2>&1; ok "dpkg -r" $?
 has "stops the service" "$(show ActiveState)" inactive
 ok "nothing of it is left but the configuration" "$(gs 'test ! -e /usr/lib/ollad && test ! -e /usr/bin/ollad && test -e /etc/ollad/ollad.yaml'; echo $?)"
