@@ -72,13 +72,15 @@ FULL: Final = "full reply"
 WHOLE_STREAM: Final = "whole stream"
 OWN_CUT: Final = "stream cut by its own backend"
 DIED: Final = "502: its backend died, or sent what is no reply, while running it"
+CAME_BACK: Final = "502: its backend was silent, and closed the connection when it was back"
 OUTAGE: Final = "error while no backend was up"
 LEFT: Final = "client left"
 BROKEN: Final = "broken promise"
 
 _DEADLY: Final = frozenset({Trouble.KILL})
 """Troubles that end what runs, before its first byte."""
-_CUTTING: Final = _DEADLY | {Trouble.STOP, Trouble.BLACK_HOLE}
+_SILENT: Final = frozenset({Trouble.STOP, Trouble.BLACK_HOLE})
+_CUTTING: Final = _DEADLY | _SILENT
 """Troubles that cut streams: silence, too, if it lasts."""
 _DEADLY_FAULTS: Final = frozenset({"reset", "truncate", "garbage"})
 _CUTTING_FAULTS: Final = _DEADLY_FAULTS | {"stall"}
@@ -114,6 +116,20 @@ class _Case:
         return any(
             window.begin <= moment <= window.end + self._recovery
             for window in self._windows[backend]
+        )
+
+    def came_back(self, reply: Reply) -> bool:
+        """Whether the reply's own backend was stopped or cut off, and back before it ended.
+
+        A server that was silent for longer than its keep-alive timeout closes connections with
+        requests on them that it has not read; from outside that is no different from one that
+        breaks off what it runs.
+        """
+        return any(
+            window.trouble in _SILENT
+            and window.touches(reply.sent, reply.ended)
+            and window.end <= reply.ended
+            for window in self._windows.get(reply.endpoint, ())
         )
 
     def blamed(self, reply: Reply, troubles: frozenset[Trouble], faults: frozenset[str]) -> bool:
@@ -221,12 +237,19 @@ def _judge_error(
     died = case.blamed(reply, _DEADLY, _DEADLY_FAULTS)
     if died and reply.status == 502 and clear:
         verdict.counts[DIED] += 1
+    elif reply.status == 502 and clear and case.came_back(reply):
+        verdict.counts[CAME_BACK] += 1
     elif died and (reply.status == 502 or not reply.status):
         broken(Promise.UNCLEAR, "its backend died, but the client got no clear 502")
     elif not case.dark(reply.sent, reply.ended):
         what = f"{reply.status} {reply.error}" if reply.status else f"{reply.end}"
         broken(Promise.UNSERVED, what)
-    elif clear and (reply.status != 503 or reply.retry_after):
+    elif clear and (reply.status != 503 or reply.retry_after or _is_backends_own(reply)):
         verdict.counts[OUTAGE] += 1
     else:
         broken(Promise.UNCLEAR, "no backend was up, but the client was not told so")
+
+
+def _is_backends_own(reply: Reply) -> bool:
+    """Whether an error is the backend's, which passes untouched: its code is the status."""
+    return reply.error.startswith(f"{reply.status}:")

@@ -23,6 +23,7 @@ __all__ = ["Load"]
 _MOST_SECONDS: Final = 3.0
 """So many seconds' worth of requests may be under way; the next one waits. A machine that is too
 slow for the load then shows that in its rate, and not in connections that nobody can take."""
+_TURN_SECONDS: Final = 0.02
 _REUSED_WITHIN: Final = 1.0
 """Idle seconds after which a connection is not used again: the daemon would be about to close it,
 and a request lost with it would be nobody's fault."""
@@ -183,23 +184,22 @@ class Load:
 
     async def run(self, seconds: float, rate: float) -> None:
         """Make requests for some time at some rate, a second; then wait until all are over."""
-        start = time.monotonic()
+        start = due = time.monotonic()
         before = len(self.prompts)
         async with asyncio.TaskGroup() as connecting:
-            for number in range(int(seconds * rate)):
-                wait = start + number / rate - time.monotonic()
-                if wait > 0:
-                    await asyncio.sleep(wait)
+            while (now := time.monotonic()) < start + seconds:
+                if due > now:
+                    await asyncio.sleep(due - now)
+                elif self._under_way >= rate * _MOST_SECONDS:
+                    await asyncio.sleep(_TURN_SECONDS)
+                    due = time.monotonic()
                 else:
-                    self.late = max(self.late, -wait)
-                while self._under_way >= rate * _MOST_SECONDS:  # noqa: ASYNC110 - likewise
-                    await asyncio.sleep(0.01)
-                if time.monotonic() > start + seconds:
-                    break
-                self._ask(prompt(self._seed, len(self.prompts)), connecting)
-        self.rate = (len(self.prompts) - before) / max(seconds, time.monotonic() - start)
+                    self.late = max(self.late, now - due)
+                    due += 1 / rate
+                    self._ask(prompt(self._seed, len(self.prompts)), connecting)
+        self.rate = (len(self.prompts) - before) / seconds
         while self._under_way:  # noqa: ASYNC110 - every request ends within its patience
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(_TURN_SECONDS)
         for connection in self._idle:
             connection.close()
         self._idle.clear()

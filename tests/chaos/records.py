@@ -67,7 +67,8 @@ class Reply:
         retry_after: whether it came with ``Retry-After``.
         text: what was generated, as far as it came.
         finished: whether the content itself says that it is all.
-        error: what an error says, or an error event of a stream; empty where there is none.
+        error: code and message of an error, or of an error event of a stream; empty where there is
+            none.
         reused: whether the connection had served another request before.
     """
 

@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.judge import DIED, FULL, LEFT, OUTAGE, OWN_CUT, WHOLE_STREAM, Promise, judge
+from tests.chaos.judge import (
+    CAME_BACK,
+    DIED,
+    FULL,
+    LEFT,
+    OUTAGE,
+    OWN_CUT,
+    WHOLE_STREAM,
+    Promise,
+    judge,
+)
 from tests.chaos.records import End, Kind, Reply, Trouble, Window, Work
 
 TEXT = "The water turns north again"
@@ -119,6 +129,20 @@ def test_a_clear_502_is_right_where_the_backend_was_killed() -> None:
     assert judged(nothing, works=(STARTED,), windows=killed)[1] == [Promise.UNCLEAR]
 
 
+@pytest.mark.parametrize("what", [Trouble.STOP, Trouble.BLACK_HOLE])
+def test_a_clear_502_is_right_where_the_backend_was_silent_and_is_back(what: Trouble) -> None:
+    assert judged(ERROR, windows=(trouble(what, end=100.4),)) == ({CAME_BACK: 1}, [])
+    for other in (
+        trouble(what, end=100.6),
+        trouble(what, end=100.4, name="b1"),
+        trouble(what, begin=98.0, end=99.9),
+        trouble(Trouble.BUSY, end=100.4),
+    ):
+        assert judged(ERROR, windows=(other,))[1] == [Promise.UNSERVED]
+    for reply in (replace(ERROR, status=504), replace(ERROR, error=""), NO_REPLY):
+        assert judged(reply, windows=(trouble(what, end=100.4),))[1] == [Promise.UNSERVED]
+
+
 @pytest.mark.parametrize("fault", ["stall", "busy", "unavailable"])
 def test_a_fault_that_leaves_plain_requests_alone_excuses_none(fault: str) -> None:
     line = replace(STARTED, fault=fault)
@@ -127,6 +151,8 @@ def test_a_fault_that_leaves_plain_requests_alone_excuses_none(fault: str) -> No
 
 def test_with_no_backend_up_an_error_is_right_if_it_is_clear() -> None:
     assert judged(NO_BACKEND, windows=ALL_DEAD) == ({OUTAGE: 1}, [])
+    backends_own = replace(NO_BACKEND, retry_after=False, error="503: unavailable", endpoint="b0")
+    assert judged(backends_own, windows=ALL_DEAD) == ({OUTAGE: 1}, [])
     for unclear in (
         NO_REPLY,
         replace(NO_BACKEND, error=""),
