@@ -29,7 +29,7 @@ from ollad.relay.pool import ConnectionPools
 from ollad.reload import Reloader
 from ollad.routing.policies import LeastConnections
 from ollad.server import listening, make_application
-from ollad.systemd import Notifier, watchdog_seconds
+from ollad.systemd import PROXY, Notifier, inherited_sockets, watchdog_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 
     from ollad.backends.snapshot import State
     from ollad.config.schema import Config
+    from ollad.gateway import Traffic
     from ollad.logs import LineWriter
+    from ollad.server import Listener
 
 __all__ = ["Daemon"]
 
@@ -47,6 +49,9 @@ _COLLECT_AFTER: Final = 20_000
 
 _CUT_SECONDS: Final = 1.0
 """How long requests that were cut off may take to end."""
+
+_LAST_ARRIVALS: Final = 0.5
+"""Seconds in which a connection that was just accepted brings its request."""
 
 _NO_CONTROL: Final = (
     "SIGHUP still reloads. For 'ollad reload' and 'ollad backend', start this daemon with a "
@@ -92,6 +97,8 @@ class Daemon:
         self._reloader: Reloader | None = None
         self._exits = AsyncExitStack()
         self._gateway: Gateway | None = None
+        self._listener: Listener | None = None
+        self._inherited = False
         self.port = config.server.port
 
     async def run(self) -> None:
@@ -147,8 +154,9 @@ class Daemon:
         _spare_the_collector()
         self._logger.info(
             "listening",
-            host=self._config.server.host,
+            host=self._host,
             port=self.port,
+            inherited=self._inherited,
             version=__version__,
             endpoints=len(self._config.endpoints),
         )
@@ -186,10 +194,20 @@ class Daemon:
 
     async def _listen(self, gateway: Gateway) -> None:
         server, access = self._config.server, self._config.logging.access
+        sockets = inherited_sockets(self._environ, os.getpid(), (PROXY,)).get(PROXY, ())
         app = make_application(gateway, self._logger, access=access)
-        self.port = await self._exits.enter_async_context(
-            listening(app, self._logger, host=server.host, port=server.port, access=access)
+        self._listener = await self._exits.enter_async_context(
+            listening(
+                app,
+                self._logger,
+                host=server.host,
+                port=server.port,
+                access=access,
+                sockets=sockets,
+            )
         )
+        self.port = self._listener.port
+        self._inherited = bool(sockets)
 
     async def _open_control(self) -> None:
         """Take orders at the control socket; without one, SIGHUP is left to reload."""
@@ -248,12 +266,22 @@ class Daemon:
             await asyncio.sleep(interval / 2)
 
     def _status(self) -> str:
-        server = self._config.server
         endpoints = len(self._gateway.runtime.pool) if self._gateway else 0
-        return f"listening on {server.host}:{self.port}, {endpoints} endpoint(s)"
+        given = " by systemd's socket" if self._inherited else ""
+        return f"listening on {self._host}:{self.port}{given}, {endpoints} endpoint(s)"
+
+    @property
+    def _host(self) -> str:
+        """As configured, or the address of the socket that was handed over."""
+        if self._inherited and self._listener is not None:
+            return self._listener.host
+        return self._config.server.host
 
     async def drain(self, hurry: asyncio.Event) -> None:
-        """Refuse new requests and let those under way finish, up to ``shutdown_timeout``.
+        """Let requests under way finish, up to ``shutdown_timeout``, and refuse new ones.
+
+        On a socket of the service manager nothing is refused: new connections wait there for the
+        next process, and those that are open may bring one more request each.
 
         What is under way then is cut: an answer that has not begun becomes a 503, one that has
         ends with its connection.
@@ -265,10 +293,13 @@ class Daemon:
         if gateway is None:
             return
         gateway.draining = True
+        gateway.handing_over = self._inherited
+        if self._inherited and self._listener is not None:
+            self._listener.close()
         patience, traffic = gateway.runtime.config.server.shutdown_timeout, gateway.traffic
         self._notifier.stopping(f"draining {len(traffic)} request(s)", patience + _CUT_SECONDS)
         self._logger.info("draining", under_way=len(traffic), patience_seconds=patience)
-        idle = asyncio.create_task(traffic.idle.wait())
+        idle = asyncio.create_task(self._idle(traffic))
         hurried = asyncio.create_task(hurry.wait())
         try:
             await asyncio.wait(
@@ -276,10 +307,17 @@ class Daemon:
             )
             if len(traffic):
                 self._logger.warning("cutting requests off", under_way=len(traffic))
+                gateway.handing_over = False
                 traffic.cut()
                 await asyncio.wait((idle,), timeout=_CUT_SECONDS)
         finally:
             await _end(idle, hurried)
+
+    async def _idle(self, traffic: Traffic) -> None:
+        """Wait until nothing is under way, nor about to be."""
+        if self._inherited:
+            await asyncio.sleep(_LAST_ARRIVALS)
+        await traffic.idle.wait()
 
     async def close(self) -> None:
         """Stop listening and give everything back; what is still under way is cut."""

@@ -84,6 +84,7 @@ class Gateway:
         clock: monotonic seconds.
         wall: Unix seconds.
         draining: set once the daemon stops taking requests.
+        handing_over: set while it drains but still serves what open connections bring.
         traffic: requests to the API whose answer has not ended.
         started: when it was made, by ``clock``.
     """
@@ -95,6 +96,7 @@ class Gateway:
     clock: Callable[[], float]
     wall: Callable[[], float]
     draining: bool = False
+    handing_over: bool = False
     traffic: Traffic = field(default_factory=Traffic)
     started: float = field(init=False)
 

@@ -286,7 +286,7 @@ def _close_after(response: web.StreamResponse) -> None:
 
 
 def _refuse_while_draining(gateway: Gateway, record: RequestRecord) -> None:
-    if gateway.draining and record.path.startswith(PREFIX):
+    if gateway.draining and not gateway.handing_over and record.path.startswith(PREFIX):
         raise _draining()
 
 

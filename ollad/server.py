@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +19,7 @@ from ollad.handlers.models import CATALOGUE, ModelCatalogue
 from ollad.middleware import Frame, announce, refuse_malformed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
@@ -27,12 +28,14 @@ if TYPE_CHECKING:
     from ollad.gateway import Gateway
     from ollad.handlers import Handler, Route
 
-__all__ = ["listening", "make_application"]
+__all__ = ["Listener", "listening", "make_application"]
+
+_BACKLOG: Final = 4096
+"""Connections that may wait to be accepted; the default of net.core.somaxconn, which bounds it."""
 
 FRAME: Final = web.AppKey("frame", Frame)
 """Where the application carries what its requests go through."""
 
-_BACKLOG: Final = 1024
 _CLEANUP_SECONDS: Final = 0.5
 """How long connections may take to end once nothing is served on them."""
 
@@ -59,6 +62,29 @@ def make_application(
     return app
 
 
+class Listener:
+    """The sockets that are listened on.
+
+    Args:
+        servers: of the event loop, at least one.
+    """
+
+    def __init__(self, servers: Sequence[asyncio.AbstractServer]) -> None:
+        self._servers = servers
+        addresses = [one.getsockname() for server in servers for one in server.sockets]  # type: ignore[attr-defined]  # asyncio.Server has it
+        self.host: str = addresses[0][0]
+        self.port: int = addresses[0][1]
+
+    def close(self) -> None:
+        """Accept no more connections; those that are open stay.
+
+        A socket that the service manager opened stays as well, and connections made to it wait for
+        the next process.
+        """
+        for server in self._servers:
+            server.close()
+
+
 @asynccontextmanager
 async def listening(
     app: web.Application,
@@ -67,7 +93,8 @@ async def listening(
     host: str,
     port: int,
     access: bool = True,
-) -> AsyncIterator[int]:
+    sockets: Sequence[socket.socket] = (),
+) -> AsyncIterator[Listener]:
     """Serve ``app`` for the length of the block; at its end, connections are closed.
 
     Args:
@@ -76,12 +103,13 @@ async def listening(
         host: address to listen on.
         port: TCP port to listen on; 0 takes a free one.
         access: whether there are access lines.
+        sockets: to be listened on in the place of ``host`` and ``port``.
 
     Yields:
-        The port.
+        What is listened on.
 
     Raises:
-        ListenError: the address cannot be listened on.
+        ListenError: the address, or a socket, cannot be listened on.
     """
     gateway = app[GATEWAY]
 
@@ -100,15 +128,31 @@ async def listening(
 
     try:
         try:
-            server = await loop.create_server(connect, host, port, backlog=_BACKLOG)
+            servers = [
+                await loop.create_server(connect, sock=one, backlog=_BACKLOG)
+                for one in _internet(sockets)
+            ] or [await loop.create_server(connect, host, port, backlog=_BACKLOG)]
         except (OSError, UnicodeError) as error:  # UnicodeError: no host name
             raise ListenError(_reason(error)) from error
+        listener = Listener(servers)
         try:
-            yield server.sockets[0].getsockname()[1]
+            yield listener
         finally:
-            server.close()
+            listener.close()
     finally:
         await runner.cleanup()
+
+
+def _internet(sockets: Sequence[socket.socket]) -> Sequence[socket.socket]:
+    """The sockets, all of which must be of TCP: clients are known by their addresses.
+
+    Raises:
+        ListenError: one is not.
+    """
+    for one in sockets:
+        if one.family not in (socket.AF_INET, socket.AF_INET6):
+            raise ListenError("a socket that was handed over is none of TCP; see ListenStream=")
+    return sockets
 
 
 def _known(app: web.Application) -> dict[tuple[str, str], Serve]:

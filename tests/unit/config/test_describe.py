@@ -67,8 +67,8 @@ def test_the_reference_names_every_key() -> None:
 
 @pytest.mark.parametrize("example", re.findall(r"```yaml\n(.*?)```", MANUAL, re.DOTALL))
 def test_every_example_in_the_manual_loads(example: str, tmp_path: Path) -> None:
-    (tmp_path / "sglang").write_text("k-1\n")
-    (tmp_path / "bob").write_text("0123456789abcdef\n")
+    (tmp_path / "secret_sglang").write_text("k-1\n")
+    (tmp_path / "secret_bob").write_text("0123456789abcdef\n")
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     identity = authority.issue_cert("ollad.example")
