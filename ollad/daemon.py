@@ -7,8 +7,10 @@ import gc
 import os
 import random
 import signal
+import socket
 import time
 from contextlib import AsyncExitStack
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,10 +20,12 @@ from ollad.backends.pool import Pool
 from ollad.control import ControlServer, Verdict, control_path
 from ollad.conversations import ConversationStore
 from ollad.dispatch import Dispatcher
-from ollad.gateway import Gateway, Runtime
-from ollad.headers import TrustedProxies
-from ollad.health.fetch import open_session as open_probe_session
+from ollad.errors import ConfigError, ListenError
+from ollad.gateway import Gateway, make_runtime
+from ollad.handlers import ADMIN_ROUTES, PUBLIC_ROUTES, ROUTES
+from ollad.health.fetch import open_client
 from ollad.health.schedule import HealthMonitor
+from ollad.limits import raise_descriptor_limit
 from ollad.maintenance import drain, enable
 from ollad.metrics import Telemetry
 from ollad.relay.forward import Relay
@@ -30,9 +34,12 @@ from ollad.reload import Reloader
 from ollad.routing.policies import LeastConnections
 from ollad.server import listening, make_application
 from ollad.systemd import PROXY, Notifier, inherited_sockets, watchdog_seconds
+from ollad.tls import BackendTls, ListenerTls, load_tls
+from ollad.unixsocket import GROUP, bind_unix
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    import ssl
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
@@ -74,6 +81,7 @@ class Daemon:
 
     Attributes:
         port: the port it listens on, once ``start`` has returned.
+        admin_port: likewise the port for operators; 0 if there is none.
     """
 
     def __init__(
@@ -100,6 +108,7 @@ class Daemon:
         self._listener: Listener | None = None
         self._inherited = False
         self.port = config.server.port
+        self.admin_port = 0
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain; a second signal ends the draining.
@@ -165,10 +174,17 @@ class Daemon:
         config = self._config
         pool = Pool(Backend(endpoint) for endpoint in config.endpoints)
         telemetry = Telemetry()
-        pools = await self._exits.enter_async_context(ConnectionPools())
-        probe_session = await self._exits.enter_async_context(open_probe_session())
+        try:
+            files = await load_tls(config)
+        except ConfigError as error:  # the files were fine when the configuration was read
+            raise ListenError(str(error)) from error
+        backend_tls = BackendTls(files.clients)
+        listener_tls = None if files.server is None else ListenerTls(files.server)
+        self._check_descriptors()
+        pools = await self._exits.enter_async_context(ConnectionPools(backend_tls))
+        probe_client = await self._exits.enter_async_context(open_client(backend_tls))
         gateway = self._gateway = Gateway(
-            runtime=Runtime(config, pool, TrustedProxies(config.server.trusted_proxies)),
+            runtime=make_runtime(config, pool, time.monotonic()),
             dispatcher=Dispatcher(
                 Relay(pools), LeastConnections(random.random), telemetry, time.monotonic
             ),
@@ -178,24 +194,35 @@ class Daemon:
             wall=time.time,
         )
         telemetry.bind_pool(lambda: gateway.runtime.pool)
+        telemetry.bind_keys(lambda: gateway.runtime.gate.meters)
         if self._lines is not None:
             lines = self._lines
             telemetry.bind_log(lambda: lines.dropped)
         monitor = HealthMonitor(
-            pool, config.health, probe_session, observer=_ProbeCounter(telemetry)
+            pool, config.health, probe_client, observer=_ProbeCounter(telemetry)
         )
         monitor.start()
         self._exits.push_async_callback(monitor.stop)
         await monitor.wait_first_round()
-        await self._listen(gateway)
+        await self._listen(gateway, None if listener_tls is None else listener_tls.context)
         if self._load is not None:
-            self._reloader = Reloader(gateway, monitor, self._load, self._logger)
+            self._reloader = Reloader(
+                gateway,
+                monitor,
+                self._load,
+                self._logger,
+                backend_tls=backend_tls,
+                listener_tls=listener_tls,
+            )
             await self._open_control()
 
-    async def _listen(self, gateway: Gateway) -> None:
-        server, access = self._config.server, self._config.logging.access
+    async def _listen(self, gateway: Gateway, tls: ssl.SSLContext | None) -> None:
+        config = self._config
+        server, access, admin = config.server, config.logging.access, config.admin
+        apart = admin.port is not None or admin.socket is not None
         sockets = inherited_sockets(self._environ, os.getpid(), (PROXY,)).get(PROXY, ())
-        app = make_application(gateway, self._logger, access=access)
+        routes = PUBLIC_ROUTES if apart else ROUTES
+        app = make_application(gateway, self._logger, access=access, routes=routes)
         self._listener = await self._exits.enter_async_context(
             listening(
                 app,
@@ -203,11 +230,51 @@ class Daemon:
                 host=server.host,
                 port=server.port,
                 access=access,
-                sockets=sockets,
+                sockets=_internet(sockets),
+                tls=tls,
             )
         )
+        if apart:
+            await self._listen_apart(gateway)
         self.port = self._listener.port
         self._inherited = bool(sockets)
+
+    async def _listen_apart(self, gateway: Gateway) -> None:
+        """Serve what is for operators on a listener of its own, which takes every connection."""
+        admin, access = self._config.admin, self._config.logging.access
+        sockets: tuple[socket.socket, ...] = ()
+        if admin.socket is not None:
+            path = Path(admin.socket)
+            try:
+                sockets = (await asyncio.to_thread(bind_unix, path, GROUP),)
+            except OSError as error:
+                raise ListenError(f"{path}: {error.strerror or error}") from error
+            self._exits.push_async_callback(asyncio.to_thread, path.unlink, missing_ok=True)
+        app = make_application(gateway, self._logger, access=access, routes=ADMIN_ROUTES)
+        listener = await self._exits.enter_async_context(
+            listening(
+                app,
+                self._logger,
+                host=admin.host,
+                port=admin.port or 0,
+                access=access,
+                sockets=sockets,
+                bounded=False,
+            )
+        )
+        self.admin_port = listener.port
+        self._logger.info("listening for operators", host=listener.host, port=listener.port)
+
+    def _check_descriptors(self) -> None:
+        """Have as many descriptors as there may be, and say so if connections could want more."""
+        most = self._config.server.max_connections
+        limit = raise_descriptor_limit()
+        if limit < 2 * most:
+            self._logger.warning(
+                "fewer descriptors than connections may want, two each",
+                descriptors=limit,
+                max_connections=most,
+            )
 
     async def _open_control(self) -> None:
         """Take orders at the control socket; without one, SIGHUP is left to reload."""
@@ -333,6 +400,18 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER)
+
+
+def _internet(sockets: Sequence[socket.socket]) -> Sequence[socket.socket]:
+    """The sockets, all of which must be of TCP: clients are known by their addresses.
+
+    Raises:
+        ListenError: one is not.
+    """
+    for one in sockets:
+        if one.family not in (socket.AF_INET, socket.AF_INET6):
+            raise ListenError("a socket that was handed over is none of TCP; see ListenStream=")
+    return sockets
 
 
 async def _end(*tasks: asyncio.Task[Any]) -> None:

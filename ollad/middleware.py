@@ -16,6 +16,7 @@ from aiohttp.http_exceptions import PayloadEncodingError
 
 from ollad.announcement import PREFIX, announced_lines, announcement
 from ollad.connection import Connection
+from ollad.entrance import enter, leave
 from ollad.errors import OUR_MISTAKE, BadRequestError, GatewayError, UnavailableError
 from ollad.gateway import GATEWAY
 from ollad.headers import client_address, new_request_id, reply_lines, valid_request_id
@@ -95,6 +96,8 @@ class Frame:
         finally:
             if api:
                 gateway.traffic.leave(task)
+            if record.lease is not None or record.held_bytes:
+                leave(record, gateway)
             _close_record(record, gateway, self._logger, access=self._access)
 
 
@@ -212,6 +215,10 @@ async def _answer(
 ) -> web.StreamResponse:
     try:
         _refuse_while_draining(gateway, record)
+        if gateway.runtime.guarded:
+            answer = enter(request, record, gateway)
+            if answer is not None:
+                return answer
         return await handler(request)
     except GatewayError as error:
         if record.status:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
@@ -16,9 +16,11 @@ from ollad.errors import ListenError, MethodNotAllowedError, NotFoundError
 from ollad.gateway import GATEWAY
 from ollad.handlers import ROUTES
 from ollad.handlers.models import CATALOGUE, ModelCatalogue
+from ollad.limits import Refusal, crowded
 from ollad.middleware import Frame, announce, refuse_malformed
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
     from structlog.typing import FilteringBoundLogger
@@ -41,7 +43,11 @@ _CLEANUP_SECONDS: Final = 0.5
 
 
 def make_application(
-    gateway: Gateway, logger: FilteringBoundLogger, *, access: bool = True
+    gateway: Gateway,
+    logger: FilteringBoundLogger,
+    *,
+    access: bool = True,
+    routes: Iterable[Route] = ROUTES,
 ) -> web.Application:
     """Build the application that serves ``gateway``.
 
@@ -49,6 +55,7 @@ def make_application(
         gateway: what the handlers work with.
         logger: where access lines and unexpected errors go.
         access: whether there are access lines.
+        routes: what is served.
     """
     families: dict[str, str] = {}
     frame = Frame(gateway, families, logger, access=access)
@@ -58,7 +65,7 @@ def make_application(
     app[CATALOGUE] = ModelCatalogue()
     app[AFFINITY] = Affinity()
     app.on_response_prepare.append(announce)
-    _add_routes(app, ROUTES, families)
+    _add_routes(app, routes, families)
     return app
 
 
@@ -72,8 +79,9 @@ class Listener:
     def __init__(self, servers: Sequence[asyncio.AbstractServer]) -> None:
         self._servers = servers
         addresses = [one.getsockname() for server in servers for one in server.sockets]  # type: ignore[attr-defined]  # asyncio.Server has it
-        self.host: str = addresses[0][0]
-        self.port: int = addresses[0][1]
+        # a Unix socket's address is its path
+        self.host: str = addresses[0] if isinstance(addresses[0], str) else addresses[0][0]
+        self.port: int = 0 if isinstance(addresses[0], str) else addresses[0][1]
 
     def close(self) -> None:
         """Accept no more connections; those that are open stay.
@@ -94,6 +102,8 @@ async def listening(
     port: int,
     access: bool = True,
     sockets: Sequence[socket.socket] = (),
+    tls: ssl.SSLContext | None = None,
+    bounded: bool = True,
 ) -> AsyncIterator[Listener]:
     """Serve ``app`` for the length of the block; at its end, connections are closed.
 
@@ -104,6 +114,8 @@ async def listening(
         port: TCP port to listen on; 0 takes a free one.
         access: whether there are access lines.
         sockets: to be listened on in the place of ``host`` and ``port``.
+        tls: what connections are secured with; None: they are not.
+        bounded: whether ``server.max_connections`` holds here.
 
     Yields:
         What is listened on.
@@ -121,17 +133,26 @@ async def listening(
     loop = asyncio.get_running_loop()
     known = _known(app)
 
-    def connect() -> Connection:
+    def connect() -> asyncio.Protocol:
         if runner.server is None:
             raise RuntimeError("the runner has been set up")
-        return Connection(runner.server, loop=loop, logger=logger, refuse=refuse, known=known)
+        limits = gateway.runtime.config.server
+        if bounded and 0 < limits.max_connections <= len(runner.server.connections):
+            return Refusal(crowded(limits.max_connections))
+        return Connection(
+            runner.server, loop=loop, logger=logger, refuse=refuse, known=known, limits=limits
+        )
+
+    options: dict[str, Any] = {"backlog": _BACKLOG}
+    if tls is not None:
+        options["ssl"] = tls
+        options["ssl_handshake_timeout"] = gateway.runtime.config.server.header_timeout
 
     try:
         try:
             servers = [
-                await loop.create_server(connect, sock=one, backlog=_BACKLOG)
-                for one in _internet(sockets)
-            ] or [await loop.create_server(connect, host, port, backlog=_BACKLOG)]
+                await loop.create_server(connect, sock=one, **options) for one in sockets
+            ] or [await loop.create_server(connect, host, port, **options)]
         except (OSError, UnicodeError) as error:  # UnicodeError: no host name
             raise ListenError(_reason(error)) from error
         listener = Listener(servers)
@@ -141,18 +162,6 @@ async def listening(
             listener.close()
     finally:
         await runner.cleanup()
-
-
-def _internet(sockets: Sequence[socket.socket]) -> Sequence[socket.socket]:
-    """The sockets, all of which must be of TCP: clients are known by their addresses.
-
-    Raises:
-        ListenError: one is not.
-    """
-    for one in sockets:
-        if one.family not in (socket.AF_INET, socket.AF_INET6):
-            raise ListenError("a socket that was handed over is none of TCP; see ListenStream=")
-    return sockets
 
 
 def _known(app: web.Application) -> dict[tuple[str, str], Serve]:

@@ -83,15 +83,18 @@ class Gate:
             return key
         raise _refusal(keys, tokens)
 
-    def without_own(self, headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-        """``headers`` without an ``Authorization`` that holds a key of ollad's.
+    def without_own(
+        self, headers: Iterable[tuple[bytes, bytes]]
+    ) -> tuple[tuple[bytes, bytes], ...]:
+        """Raw ``headers`` without an ``Authorization`` that holds a key of ollad's.
 
         What is left of it is meant for a backend, on endpoints with ``forward_authorization``.
         """
         return tuple(
             (name, value)
             for name, value in headers
-            if name.lower() != "authorization" or self._bearer(value) is None
+            if name.lower() != b"authorization"
+            or self._bearer(value.decode("utf-8", "surrogateescape")) is None
         )
 
     def _bearer(self, value: str) -> Key | None:

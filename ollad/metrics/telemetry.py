@@ -13,12 +13,14 @@ from prometheus_client import CollectorRegistry, Info
 
 from ollad import __version__
 from ollad.metrics.children import Children
-from ollad.metrics.collectors import BackendCollector, DroppedLinesCollector
+from ollad.metrics.collectors import BackendCollector, DroppedLinesCollector, KeyCollector
 from ollad.metrics.counter import Counter, Gauge
 from ollad.metrics.histogram import Histogram
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
+
+    from ollad.auth import Meter
 
     from ollad.backends.backend import Backend
     from ollad.metrics.counter import Count
@@ -222,6 +224,14 @@ class Telemetry:
         """
         self._pool = pool
         self.registry.register(BackendCollector(pool, clock))
+
+    def bind_keys(self, meters: Callable[[], Mapping[str, Meter]]) -> None:
+        """Export what clients' keys have used.
+
+        Args:
+            meters: gives the present keys' meters by name.
+        """
+        self.registry.register(KeyCollector(meters))
 
     def bind_log(self, dropped: Callable[[], int]) -> None:
         """Show how many log lines were dropped; to be called once."""

@@ -70,7 +70,7 @@ class Relay:
             GatewayError: the sink would not take the reply.
         """
         exchange = _Exchange(backend, sink, proxy, last=last, deadline=deadline, clock=self._clock)
-        pool = self._pools.pool(backend.endpoint.url)
+        pool = self._pools.pool(backend.endpoint.url, backend.endpoint.tls)
         return exchange.run(pool, request)
 
 
