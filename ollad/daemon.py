@@ -28,10 +28,10 @@ from ollad.health.schedule import HealthMonitor
 from ollad.limits import raise_descriptor_limit
 from ollad.maintenance import drain, enable
 from ollad.metrics import Telemetry
+from ollad.placement import Placement
 from ollad.relay.forward import Relay
 from ollad.relay.pool import ConnectionPools
 from ollad.reload import Reloader
-from ollad.routing.policies import LeastConnections
 from ollad.server import listening, make_application
 from ollad.systemd import PROXY, Notifier, inherited_sockets, watchdog_seconds
 from ollad.tls import BackendTls, ListenerTls, load_tls
@@ -183,11 +183,11 @@ class Daemon:
         self._check_descriptors()
         pools = await self._exits.enter_async_context(ConnectionPools(backend_tls))
         probe_client = await self._exits.enter_async_context(open_client(backend_tls))
+        placement = Placement(config.routing, time.monotonic, random.random)
+        placement.adopt(config.routing, pool)
         gateway = self._gateway = Gateway(
             runtime=make_runtime(config, pool, time.monotonic()),
-            dispatcher=Dispatcher(
-                Relay(pools), LeastConnections(random.random), telemetry, time.monotonic
-            ),
+            dispatcher=Dispatcher(Relay(pools), placement, telemetry, time.monotonic),
             telemetry=telemetry,
             conversations=ConversationStore(config.conversations, time.monotonic),
             clock=time.monotonic,
@@ -195,6 +195,8 @@ class Daemon:
         )
         telemetry.bind_pool(lambda: gateway.runtime.pool)
         telemetry.bind_keys(lambda: gateway.runtime.gate.meters)
+        telemetry.bind_placement(placement.standings, placement.room.waiting)
+        self._exits.callback(placement.room.close)
         if self._lines is not None:
             lines = self._lines
             telemetry.bind_log(lambda: lines.dropped)

@@ -95,6 +95,7 @@ class Reloader:
         self._monitor.adopt(pool, config.health)
         await self._monitor.wait_first_round()
         carry_over(gateway.runtime.pool, pool)
+        gateway.dispatcher.placement.adopt(config.routing, pool)
         gateway.runtime = make_runtime(config, pool, gateway.clock(), gateway.runtime)
         gateway.bodies.resize(config.server.max_buffered_bytes)
         if self._listener_tls is not None and files.server is not None:

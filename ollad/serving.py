@@ -12,6 +12,7 @@ from ollad.jsontext import append_members
 from ollad.record import RECORD
 from ollad.relay.downstream import WholeReply
 from ollad.replies import ClientSink, HoldSink
+from ollad.sglang.annotate import generate_usage, spoken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from ollad.call import Call
+    from ollad.dispatch import Dispatched
     from ollad.gateway import Gateway, Runtime
     from ollad.record import RequestRecord
     from ollad.relay.downstream import DownstreamReply
@@ -89,7 +91,8 @@ async def relay_call(
     sink = ClientSink(request, gateway, runtime, reading)
     if started is not None:
         sink = _TellingSink(request, gateway, runtime, reading, started)
-    outcome = await gateway.dispatcher.dispatch(runtime, call, sink, record)
+    done = await gateway.dispatcher.dispatch(runtime, call, sink, record)
+    outcome = done.outcome
     document: Mapping[str, Any] | None = None
     response: web.StreamResponse
     if outcome.response is not None:
@@ -101,6 +104,7 @@ async def relay_call(
             members = None
         response, document = _whole(outcome, sink, reading, members)
     complete = outcome.fault is None and outcome.head is not None and outcome.head.status < 400
+    _learn(gateway, done, record.usage, document if complete else None)
     if complete and reading.cached:
         _measure(gateway, record, outcome)
     return Relayed(response, document, sink, complete)
@@ -117,10 +121,13 @@ async def fetch(
     Raises:
         GatewayError: there was no reply, or one too long to hold.
     """
-    outcome = await gateway.dispatcher.dispatch(runtime, call, HoldSink(), record)
+    done = await gateway.dispatcher.dispatch(runtime, call, HoldSink(), record)
+    outcome = done.outcome
     if outcome.head is None or outcome.body is None:
         raise BackendError("The backend sent no reply.")
-    if outcome.head.status < 400:
+    document = _object(outcome.body) if outcome.head.status < 400 else None
+    _learn(gateway, done, None if document is None else generate_usage(document), document)
+    if document is not None:
         _measure(gateway, record, outcome)
     return outcome.head.status, outcome.body
 
@@ -174,6 +181,29 @@ def _object(body: bytes) -> Mapping[str, Any] | None:
     except orjson.JSONDecodeError:
         return None
     return document if isinstance(document, dict) else None
+
+
+def _learn(
+    gateway: Gateway, done: Dispatched, usage: Usage | None, document: Mapping[str, Any] | None
+) -> None:
+    """Tell the policy how the request went, and what is cached at its backend now.
+
+    Args:
+        gateway: the running daemon.
+        done: the request.
+        usage: the figures of its reply, as far as there are any.
+        document: the whole reply, if it was held and is a good one.
+    """
+    answer: tuple[int, ...] = ()
+    if document is not None and done.prompt.demand.chain:
+        said = spoken(document)
+        answer = () if said is None else done.prompt.answer(said)
+    done.place.ticket.end(
+        gateway.clock(),
+        prompt_tokens=None if usage is None else usage.prompt_tokens,
+        cached_tokens=None if usage is None else usage.cached_tokens,
+        answer=answer,
+    )
 
 
 def _measure(gateway: Gateway, record: RequestRecord, outcome: Outcome) -> None:

@@ -17,6 +17,9 @@ __all__ = ["check"]
 _LEAST_INTERVAL: Final = 0.1
 """Seconds; more than ten rounds of probes a second are load, not health checks."""
 
+_LEAST_BLOCK: Final = 16
+"""Bytes; shorter blocks cost more to compare than they tell."""
+
 
 _WAYS: Final = ("key", "key_file", "sha256")
 """Where the secret of a client's key can come from."""
@@ -37,6 +40,7 @@ def check(tree: dict[str, Any], problems: Problems) -> None:
         _check_endpoint(endpoint, f"endpoints[{index}]", problems)
     _check_names(endpoints, problems)
     _check_aliases(tree.get("routing", {}).get("model_aliases", {}), problems)
+    _check_blocks(tree.get("routing", {}).get("prefix", {}), problems)
     _check_conversations(tree.get("conversations", {}), problems)
     _check_server(tree.get("server", {}), problems)
     _check_admin(tree.get("admin", {}), problems)
@@ -162,6 +166,15 @@ def _check_aliases(aliases: dict[str, str], problems: Problems) -> None:
             given = problems.written(path, target)
             model = problems.written(joined("routing.model_aliases", target), aliases[target])
             problems.add(path, f"{given} is itself an alias; write its model, {model}")
+
+
+def _check_blocks(prefix: dict[str, Any], problems: Problems) -> None:
+    block_bytes = prefix.get("block_bytes")
+    if block_bytes is not None and block_bytes < _LEAST_BLOCK:
+        written = problems.written("routing.prefix.block_bytes", str(block_bytes))
+        problems.add(
+            "routing.prefix.block_bytes", f"{written} is too short; write {_LEAST_BLOCK} or more"
+        )
 
 
 def _check_conversations(conversations: dict[str, Any], problems: Problems) -> None:

@@ -33,7 +33,9 @@ __all__ = [
     "Logging",
     "Media",
     "ModelFilter",
+    "PrefixSettings",
     "Proxy",
+    "Queue",
     "Routing",
     "Server",
     "ServerTls",
@@ -61,6 +63,8 @@ class Kind(enum.Enum):
     BOOLEAN = "true or false"
     POSITIVE = "a whole number, 1 or more"
     COUNT = "a whole number, 0 or more"
+    FRACTION = "a number from 0 to 1"
+    FACTOR = "a number, 1 or more"
     DURATION = "a duration such as 250ms, 5s, 2m, 1h or 0"
     PERIOD = "a duration above 0 such as 250ms, 5s, 2m or 1h"
     SIZE = "a size such as 64KiB or 8MiB"
@@ -213,6 +217,9 @@ class Endpoint:
         "which then must not stand in headers.",
         False,
     )
+    max_concurrent: int = key(
+        Kind.COUNT, "Most requests sent there at a time; others wait (proxy.queue). 0: no limit.", 0
+    )
     models: ModelFilter = key(
         Kind.SECTION, "Which of the backend's models to offer.", ModelFilter()
     )
@@ -267,14 +274,51 @@ class Auth:
 
 
 @dataclass(frozen=True, slots=True)
+class PrefixSettings:
+    """``routing.prefix``: how prompts are known again, and what a cached prefix is worth."""
+
+    block_bytes: int = key(
+        Kind.POSITIVE, "Bytes of prompt in the first blocks that are compared; at least 16.", 128
+    )
+    recompute_price: float = key(
+        Kind.FACTOR,
+        "What a token costs that some backend has cached and another would have to prefill again, "
+        "in tokens of waiting.",
+        3.0,
+    )
+    popular_after: int = key(
+        Kind.POSITIVE,
+        "Times a prefix has been seen when it counts as shared, so that one more backend may "
+        "well have it, too.",
+        4,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Routing:
     """``routing``: how a backend is chosen."""
 
+    policy: str = key(
+        Kind.CHOICE,
+        "prefix-cache: where the first token is expected soonest. priority: the same among the "
+        "backends of the highest priority that have room.",
+        "prefix-cache",
+        choices=("prefix-cache", "least-connections", "round-robin", "priority"),
+    )
+    prefix: PrefixSettings = key(Kind.SECTION, "How prompts are compared.", PrefixSettings())
     model_aliases: Mapping[str, str] = key(
         Kind.MAPPING,
         "Other names for models, as alias: model id; an alias of an alias is refused.",
         _EMPTY,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """``proxy.queue``: requests that wait because every backend has its ``max_concurrent``."""
+
+    size: int = key(Kind.COUNT, "Most requests that wait for a model; more get 503.", 512)
+    timeout: float = key(Kind.DURATION, "Longest wait, then 503; 0 is no limit.", 30.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +332,13 @@ class Proxy:
     idle_timeout: float = key(Kind.DURATION, "Silence between two reads of a reply.", 120.0)
     total_timeout: float = key(Kind.DURATION, "A whole exchange, retries included.", 0.0)
     attempts: int = key(Kind.POSITIVE, "Most backends tried for one request.", 3)
+    retry_budget: float = key(
+        Kind.FRACTION,
+        "Requests that may be sent again, as a share of all; ten a second always may. A backend "
+        "that cannot be reached costs nothing of it.",
+        0.2,
+    )
+    queue: Queue = key(Kind.SECTION, "Who may wait.", Queue())
 
 
 @dataclass(frozen=True, slots=True)

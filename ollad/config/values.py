@@ -36,6 +36,7 @@ _INTEGER: Final = re.compile(r"0|-?[1-9][0-9]*")
 _TRUE: Final = frozenset({"yes", "on", "y", "true", "1", "enabled"})
 _FALSE: Final = frozenset({"no", "off", "n", "false", "0", "disabled"})
 _HIGHEST_COUNT: Final = 1_000_000_000
+_DECIMAL: Final = re.compile(r"(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,9})?", re.ASCII)
 _YAML_NAMES: Final = MappingProxyType(
     {
         "bool": "a boolean",
@@ -131,6 +132,26 @@ def _allowed_origin(text: str) -> str:
     return text if text == "*" else parse_origin(text)
 
 
+def _fraction(text: str) -> float:
+    number = _decimal(text)
+    if number > 1:
+        raise InvalidValueError("must be from 0 to 1")
+    return number
+
+
+def _factor(text: str) -> float:
+    number = _decimal(text)
+    if number < 1:
+        raise InvalidValueError("must be at least 1")
+    return number
+
+
+def _decimal(text: str) -> float:
+    if not _DECIMAL.fullmatch(text):
+        raise InvalidValueError("decimal digits only, such as 0.25")
+    return float(text)
+
+
 def _period(text: str) -> float:
     seconds = parse_duration(text)
     if not seconds:
@@ -173,6 +194,8 @@ _CONVERTERS: Final[Mapping[Kind, Callable[[str], Any]]] = MappingProxyType(
         Kind.FILE: parse_file,
         Kind.POSITIVE: _positive,
         Kind.COUNT: _count,
+        Kind.FRACTION: _fraction,
+        Kind.FACTOR: _factor,
         Kind.DURATION: parse_duration,
         Kind.PERIOD: _period,
         Kind.SIZE: parse_size,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ollad.backends.breaker import Breaker
     from ollad.config.schema import Health
     from ollad.gateway import Gateway
+    from ollad.routing.policy import Standing
 
 __all__ = [
     "alive",
@@ -69,6 +70,8 @@ async def status(request: web.Request) -> web.StreamResponse:
             "draining": gateway.draining,
             "endpoints": endpoint_entries(gateway),
             "models": _models(gateway),
+            "routing": {"policy": gateway.runtime.config.routing.policy},
+            "queue": _queue(gateway),
         }
     )
 
@@ -92,7 +95,37 @@ def endpoint_entries(gateway: Gateway) -> list[dict[str, Any]]:
     """What there is to say of each backend, in the order of the configuration; plain JSON."""
     now = gateway.clock()
     ahead, health = gateway.wall() - now, gateway.runtime.config.health
-    return [_endpoint(backend, now, ahead, health) for backend in gateway.runtime.pool]
+    standings = gateway.dispatcher.placement.standings()
+    return [
+        {
+            **_endpoint(backend, now, ahead, health),
+            "routing": _books(standings.get(backend.name)),
+        }
+        for backend in gateway.runtime.pool
+    ]
+
+
+def _books(standing: Standing | None) -> dict[str, Any] | None:
+    """What the policy keeps of a backend; None if nothing."""
+    if standing is None:
+        return None
+    return {
+        "pending_tokens": round(standing.pending_tokens),
+        "index_blocks": standing.index_blocks,
+        "index_bytes": standing.index_bytes,
+        "index_confidence": round(standing.confidence, 3),
+    }
+
+
+def _queue(gateway: Gateway) -> dict[str, Any]:
+    """Who waits for a backend."""
+    queue, waiting = gateway.runtime.config.proxy.queue, gateway.dispatcher.placement.room
+    return {
+        "waiting": waiting.count,
+        "by_model": {model or "": count for model, count in waiting.waiting().items()},
+        "size": queue.size,
+        "timeout": format_duration(queue.timeout),
+    }
 
 
 def _endpoint(backend: Backend, now: float, ahead: float, health: Health) -> dict[str, Any]:
@@ -116,6 +149,7 @@ def _endpoint(backend: Backend, now: float, ahead: float, health: Health) -> dic
         "overloaded": overloaded,
         "overloaded_until": iso_time(backend.overloaded_until + ahead) if overloaded else None,
         "in_flight": backend.in_flight,
+        "max_concurrent": backend.endpoint.max_concurrent or None,
         "engine_version": engine.version,
         "models": list(snapshot.model_ids),
         "load": {

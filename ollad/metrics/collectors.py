@@ -14,12 +14,19 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from ollad.auth import Meter
     from ollad.backends.backend import Backend
+    from ollad.routing.policy import Standing
 
-__all__ = ["BackendCollector", "DroppedLinesCollector", "KeyCollector"]
+__all__ = ["BackendCollector", "DroppedLinesCollector", "PlacementCollector"]
 
 _LABELS = ("backend",)
+
+_BOOKS = (
+    ("index_blocks", "Prompt blocks believed to be in the backend's radix cache."),
+    ("index_bytes", "What these occupy in ollad's memory, estimated."),
+    ("pending_tokens", "Tokens sent to the backend that it is believed to have to prefill yet."),
+    ("index_confidence_ratio", "How far that is believed, by what the backend reports as cached."),
+)
 
 
 class BackendCollector:
@@ -49,6 +56,11 @@ class BackendCollector:
         )
         yield _states(backends)
         yield _gauge(
+            "ollad_backend_ejected",
+            "Whether requests are kept away because they failed there.",
+            ((b, float(not b.breaker.admits(now))) for b in backends),
+        )
+        yield _gauge(
             "ollad_backend_weight_ratio",
             "Weight of the backend in the choice, overload included; 1 is the most.",
             ((b, b.weight(now)) for b in backends),
@@ -75,48 +87,46 @@ class BackendCollector:
         )
 
 
-class KeyCollector:
-    """What each client's key has used; nothing without keys.
+class PlacementCollector:
+    """What routing keeps of each backend, and who waits for one.
 
     Args:
-        meters: gives the present keys' meters by name.
+        standings: gives what the policy keeps, by backend.
+        waiting: gives how many requests wait, by model; None stands for those that name none.
     """
 
-    def __init__(self, meters: Callable[[], Mapping[str, Meter]]) -> None:
-        self._meters = meters
+    def __init__(
+        self,
+        standings: Callable[[], Mapping[str, Standing]],
+        waiting: Callable[[], Mapping[str | None, int]],
+    ) -> None:
+        self._standings = standings
+        self._waiting = waiting
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: the names are this collector's alone."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Read every meter once."""
-        meters = self._meters()
-        if not meters:
-            return
-        requests = CounterMetricFamily(
-            "ollad_key_requests", "Requests let in by key.", labels=("key",)
+        """Read the books."""
+        blocks, memory, pending, confidence = (
+            GaugeMetricFamily(f"ollad_routing_{name}", documentation, labels=_LABELS)
+            for name, documentation in _BOOKS
         )
-        refused = CounterMetricFamily(
-            "ollad_key_requests_refused",
-            "Requests turned away because the key was at one of its limits.",
-            labels=("key",),
+        for name, standing in self._standings().items():
+            blocks.add_metric((name,), standing.index_blocks)
+            memory.add_metric((name,), standing.index_bytes)
+            pending.add_metric((name,), standing.pending_tokens)
+            confidence.add_metric((name,), standing.confidence)
+        yield from (blocks, memory, pending, confidence)
+        queue = GaugeMetricFamily(
+            "ollad_queue_requests",
+            "Requests that wait because every backend has its max_concurrent.",
+            labels=("model",),
         )
-        tokens = CounterMetricFamily(
-            "ollad_key_tokens",
-            "Tokens counted against the key, as far as backends told them.",
-            labels=("key", "kind"),
-        )
-        active = GaugeMetricFamily(
-            "ollad_key_requests_in_flight", "Requests under way by key.", labels=("key",)
-        )
-        for name, meter in meters.items():
-            requests.add_metric((name,), meter.admitted)
-            refused.add_metric((name,), meter.refused)
-            tokens.add_metric((name, "prompt"), meter.prompt_tokens)
-            tokens.add_metric((name, "completion"), meter.completion_tokens)
-            active.add_metric((name,), meter.active)
-        yield from (requests, refused, tokens, active)
+        for model, count in self._waiting().items():
+            queue.add_metric((model or "",), count)
+        yield queue
 
 
 class DroppedLinesCollector:

@@ -13,19 +13,24 @@ from prometheus_client import CollectorRegistry, Info
 
 from ollad import __version__
 from ollad.metrics.children import Children
-from ollad.metrics.collectors import BackendCollector, DroppedLinesCollector, KeyCollector
+from ollad.metrics.collectors import (
+    BackendCollector,
+    DroppedLinesCollector,
+    PlacementCollector,
+)
 from ollad.metrics.counter import Counter, Gauge
 from ollad.metrics.histogram import Histogram
+from ollad.metrics.keys import KeyCollector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from ollad.auth import Meter
-
     from ollad.backends.backend import Backend
     from ollad.metrics.counter import Count
     from ollad.metrics.histogram import Observations
     from ollad.record import RequestRecord
+    from ollad.routing.policy import Standing
     from ollad.sglang.annotate import Usage
 
 __all__ = ["PageHistograms", "Telemetry"]
@@ -78,6 +83,7 @@ class Telemetry:
         self._page: dict[tuple[str, str], PageHistograms] = {}
         self._declare_requests()
         self._declare_upstream()
+        self._declare_placement()
         self._declare_reloads()
         self._declare_page()
         Info("ollad_build", "The running ollad.", registry=self.registry).info(
@@ -152,6 +158,13 @@ class Telemetry:
             _PROBE_BUCKETS,
         )
 
+    def _declare_placement(self) -> None:
+        self._ejections = self._counter(
+            "ollad_backend_ejections_total",
+            "Times that a backend was left alone because requests failed there.",
+            ("backend",),
+        )
+
     def _declare_reloads(self) -> None:
         self._reloads = self._counter(
             "ollad_config_reloads_total", "Reloads of the configuration, by result.", ("result",)
@@ -224,6 +237,23 @@ class Telemetry:
         """
         self._pool = pool
         self.registry.register(BackendCollector(pool, clock))
+
+    def bind_placement(
+        self,
+        standings: Callable[[], Mapping[str, Standing]],
+        waiting: Callable[[], Mapping[str | None, int]],
+    ) -> None:
+        """Show what routing keeps of backends, and who waits for one; to be called once.
+
+        Args:
+            standings: gives what the policy keeps, by backend.
+            waiting: gives how many requests wait, by model.
+        """
+        self.registry.register(PlacementCollector(standings, waiting))
+
+    def ejected(self, backend: str) -> None:
+        """A backend is left alone for a while."""
+        self._ejections[backend,].value += 1
 
     def bind_keys(self, meters: Callable[[], Mapping[str, Meter]]) -> None:
         """Export what clients' keys have used.

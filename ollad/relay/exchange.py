@@ -69,6 +69,8 @@ class Fault(enum.Enum):
     """A reused connection ended within a second, before the first byte of a reply."""
     RESET = "reset"
     """A fresh connection ended, or broke the protocol, before the first byte of a reply."""
+    UNSENT = "unsent"
+    """A connection ended before all of the request was written."""
     REFUSED = "overloaded"
     """The first event of a stream said that the queue is full."""
     TRUNCATED = "truncated"

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Relay"]
 
+_DEATH_SECONDS: Final = (0.0, 0.05, 0.2)
+"""Pauses before each look whether a backend that dropped a connection has died."""
+
 _NEVER: Final = float("inf")
 
 _STALE_SECONDS: Final = 1.0
@@ -50,6 +53,7 @@ class Relay:
         *,
         last: bool = True,
         deadline: float | None = None,
+        first_byte: Callable[[float], None] | None = None,
     ) -> Coroutine[Any, Any, Outcome]:
         """Send ``request`` to ``backend`` and its reply to ``sink``.
 
@@ -60,6 +64,7 @@ class Relay:
             proxy: the timeouts to keep.
             last: pass a reply on even if it refuses the request; no other backend will be asked.
             deadline: monotonic time by which the exchange must have ended, or None.
+            first_byte: told the time when a stream of events begins.
 
         Returns:
             The outcome; faults are part of it, not raised.
@@ -69,9 +74,35 @@ class Relay:
             ConnectionError: the client went away while it was written to; likewise.
             GatewayError: the sink would not take the reply.
         """
-        exchange = _Exchange(backend, sink, proxy, last=last, deadline=deadline, clock=self._clock)
+        exchange = _Exchange(
+            backend,
+            sink,
+            proxy,
+            last=last,
+            deadline=deadline,
+            first_byte=first_byte,
+            clock=self._clock,
+        )
         pool = self._pools.pool(backend.endpoint.url, backend.endpoint.tls)
         return exchange.run(pool, request)
+
+    async def refuses(self, backend: Backend, proxy: Proxy) -> bool:
+        """Whether ``backend`` refuses connections, for certain: nobody listens there any more.
+
+        A process that was killed takes a moment to die, so it is asked more than once.
+        """
+        pool = self._pools.pool(backend.endpoint.url, backend.endpoint.tls)
+        for pause in _DEATH_SECONDS:
+            await asyncio.sleep(pause)
+            try:
+                async with asyncio.timeout(min(proxy.connect_timeout or 1.0, 1.0)):
+                    connection = await pool.connect()
+            except ConnectionRefusedError:
+                return True
+            except (OSError, TimeoutError):
+                return False
+            connection.abort()
+        return False
 
 
 class _Exchange:
@@ -90,6 +121,7 @@ class _Exchange:
         "_held_bytes",
         "_last",
         "_loop",
+        "_on_first_byte",
         "_plan",
         "_proxy",
         "_relief",
@@ -108,6 +140,7 @@ class _Exchange:
         *,
         last: bool,
         deadline: float | None,
+        first_byte: Callable[[float], None] | None,
         clock: Callable[[], float],
     ) -> None:
         self._backend = backend
@@ -117,6 +150,7 @@ class _Exchange:
         self._clock = clock
         self._started = self._active = clock()
         self._deadline = deadline
+        self._on_first_byte = first_byte
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[Fault | None] = self._loop.create_future()
         self._connection: Connection | None = None
@@ -205,6 +239,9 @@ class _Exchange:
         now = self._active = self._clock()
         if self._first_byte is None:
             self._first_byte = now - self._started
+            if self._on_first_byte is not None and self._head is not None:
+                if self._head.event_stream:
+                    self._on_first_byte(now)
         reply = self._reply
         if reply is None:
             self._hold(data)
@@ -235,7 +272,9 @@ class _Exchange:
     def connection_broken(self, error: BaseException | None) -> None:  # noqa: ARG002 - all alike
         """The backend broke off."""
         connection, self._connection = self._connection, None
-        if self._head is None:
+        if self._head is None and connection is not None and connection.unsent:
+            self._end(Fault.UNSENT)
+        elif self._head is None:
             early = self._clock() - self._active <= _STALE_SECONDS
             stale = connection is not None and connection.reused and not connection.replied
             self._end(Fault.STALE if stale and early else Fault.RESET)

@@ -66,6 +66,7 @@ class Connection(asyncio.BufferedProtocol):
 
     Attributes:
         reused: whether the request under way is not its first.
+        unsent: whether it was lost before all of the request had been handed to the kernel.
         replied: whether any byte has come in answer to the request under way.
         idle_since: event-loop time since when it has been idle, seconds.
     """
@@ -94,6 +95,7 @@ class Connection(asyncio.BufferedProtocol):
         "idle_since",
         "replied",
         "reused",
+        "unsent",
     )
 
     def __init__(
@@ -110,6 +112,7 @@ class Connection(asyncio.BufferedProtocol):
         self._parser = httptools.HttpResponseParser(self)
         self._poll = select.poll()
         self.reused = False
+        self.unsent = False
         self.idle_since = 0.0
         self._forget()
 
@@ -327,6 +330,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the reply, whole if it was to last until now, else broken."""
+        if self._transport is not None:
+            self.unsent = self._transport.get_write_buffer_size() > 0
         self._transport = None
         receiver, self._receiver = self._receiver, None
         self._on_lost(self)

@@ -26,6 +26,7 @@ __all__ = [
     "metrics_member",
     "openai_usage",
     "spec_decode",
+    "spoken",
     "vision_metrics_member",
 ]
 
@@ -152,6 +153,19 @@ def completion_text(reply: Mapping[str, Any], prompt: object) -> str | None:
     if isinstance(prompt, str) and isinstance(reply.get("meta"), dict):
         return whole.removeprefix(prompt)
     return whole
+
+
+def spoken(reply: Mapping[str, Any]) -> Mapping[str, Any] | str | None:
+    """What a whole reply adds to its prompt: the message of a chat, or a text; None if neither."""
+    text = reply.get("text")
+    if isinstance(text, str):
+        return text
+    choice = next(iter(items(reply.get("choices"))), {})
+    message = choice.get("message")
+    if isinstance(message, dict):
+        return message
+    text = choice.get("text")
+    return text if isinstance(text, str) else None
 
 
 def cache_hit(usage: Usage) -> str:

@@ -1,0 +1,217 @@
+"""Where a request is sent now, and the counting that goes with it.
+
+Taking a place counts the request at its backend, giving it back counts it off again; between the
+two nothing can be lost, since both happen in one step of the event loop.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ollad.backends.breaker import WARY_SECONDS, eligible
+from ollad.errors import UnavailableError
+from ollad.routing.demand import UNKNOWN
+from ollad.routing.priority import Tier
+from ollad.routing.prompt import Prompt, PromptReader
+from ollad.routing.selection import make_policy
+from ollad.waiting import WaitingRoom
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ollad.backends.backend import Backend
+    from ollad.backends.pool import Pool
+    from ollad.call import Call
+    from ollad.config.schema import Proxy, Routing
+    from ollad.routing.demand import Demand
+    from ollad.routing.policy import Policy, Standing, Ticket
+
+__all__ = ["NO_PROMPT", "Place", "Placement"]
+
+NO_PROMPT: Final = Prompt(UNKNOWN, 0, b"", 1)
+"""Of a request whose prompt nobody reads."""
+
+_INDIFFERENT: Final = frozenset({"least-connections", "round-robin"})
+"""Policies to which the prompt is nothing."""
+
+
+class Place:
+    """A request's place at a backend.
+
+    Attributes:
+        backend: where it is.
+        ticket: what the policy keeps of it.
+        began: when it was taken, monotonic seconds.
+        alone: whether no other backend could have taken the request.
+    """
+
+    __slots__ = ("alone", "backend", "began", "ticket")
+
+    def __init__(self, backend: Backend, ticket: Ticket, began: float, alone: bool) -> None:
+        self.backend = backend
+        self.ticket = ticket
+        self.began = began
+        self.alone = alone
+
+
+class Placement:
+    """Chooses backends; the only writer of their ``in_flight``.
+
+    Args:
+        routing: which policy to choose by.
+        clock: monotonic seconds.
+        random: uniform in 0..1.
+
+    Attributes:
+        room: those who wait for a backend.
+    """
+
+    def __init__(
+        self, routing: Routing, clock: Callable[[], float], random: Callable[[], float]
+    ) -> None:
+        self._clock = clock
+        self._random = random
+        self._tiers: Mapping[str, Tier] = {}
+        self._limited = False
+        self._wary_until = 0.0
+        self.room: WaitingRoom[Place] = WaitingRoom(self.give_back)
+        self._routing = routing
+        self._policy = self._make_policy(routing)
+        self._reader = _reader(routing)
+
+    def adopt(self, routing: Routing, pool: Pool) -> None:
+        """Choose by ``routing`` from now on, among the backends of ``pool``.
+
+        What is known of their caches is kept, unless it is kept in another way from now on.
+        """
+        if (routing.policy, routing.prefix) != (self._routing.policy, self._routing.prefix):
+            self._policy, self._reader = self._make_policy(routing), _reader(routing)
+        for name in set(self._tiers) - {backend.name for backend in pool}:
+            self._policy.forget(name)
+        self._routing = routing
+        self._tiers = {
+            backend.name: Tier(backend.endpoint.priority, backend.endpoint.max_concurrent)
+            for backend in pool
+        }
+        self._limited = any(tier.max_concurrent for tier in self._tiers.values())
+
+    def standings(self) -> Mapping[str, Standing]:
+        """What the policy keeps of each backend, by name."""
+        return self._policy.standings()
+
+    def read(self, call: Call) -> Prompt:
+        """The prompt of ``call``, as far as the policy cares."""
+        if self._reader is None or call.document is None:
+            return NO_PROMPT
+        target = call.target.partition("?")[0]
+        return self._reader.read(target, call.document, model=call.model, size=len(call.body))
+
+    async def take(
+        self,
+        pool: Pool,
+        call: Call,
+        demand: Demand,
+        tried: Sequence[Backend],
+        proxy: Proxy,
+        patience: float | None,
+    ) -> Place:
+        """A place at a backend that is not among ``tried``.
+
+        Args:
+            pool: the backends.
+            call: what is to be sent.
+            demand: from its prompt.
+            tried: backends that will not do again.
+            proxy: how many may wait, and for how long.
+            patience: seconds after which the request itself is out of time; None: never.
+
+        Raises:
+            UnavailableError: there is none, or none became free in time.
+        """
+        if not self.room.count or not self._limited:
+            place = self._place(pool, call, demand, tried)
+            if place is not None:
+                return place
+        queue = proxy.queue
+        limits = [limit for limit in (queue.timeout, patience) if limit]
+        return await self.room.enter(
+            call.model,
+            call.tenant,
+            lambda: self._place(pool, call, demand, tried),
+            size=queue.size,
+            patience=min(limits, default=None),
+        )
+
+    def give_back(self, place: Place) -> None:
+        """The request has left its place, or never came to use it."""
+        place.backend.in_flight -= 1
+        place.ticket.end(self._clock())
+        self.vacated()
+
+    def vacated(self) -> None:
+        """Let in who waits for a place that became free."""
+        if self.room.count:
+            self.room.call()
+
+    def beware(self, backend: Backend) -> None:
+        """Look out for ejected backends from now on, as ``backend`` is."""
+        self._wary_until = max(self._wary_until, backend.breaker.until + WARY_SECONDS)
+
+    def _place(
+        self, pool: Pool, call: Call, demand: Demand, tried: Sequence[Backend]
+    ) -> Place | None:
+        """A place, if some backend has room."""
+        now = self._clock()
+        candidates = _candidates(pool, call)
+        if tried:
+            candidates = [backend for backend in candidates if backend not in tried]
+        if not candidates:
+            raise _nobody()
+        alone = len(candidates) == 1
+        if now < self._wary_until:
+            candidates = eligible(candidates, now)
+        if self._limited:
+            candidates = [backend for backend in candidates if _has_room(backend)]
+            if not candidates:
+                return None
+        # the protocol of policies knows backends by what they read of them
+        backend: Backend = self._policy.pick(candidates, demand, now)  # type: ignore[assignment]
+        backend.in_flight += 1
+        if not backend.breaker.closed:
+            backend.breaker.tried(now)
+        return Place(backend, self._policy.begin(backend, demand, now), now, alone)
+
+    def _make_policy(self, routing: Routing) -> Policy:
+        return make_policy(
+            routing.policy, routing.prefix, lambda name: self._tiers[name], self._random
+        )
+
+
+def _reader(routing: Routing) -> PromptReader | None:
+    return None if routing.policy in _INDIFFERENT else PromptReader(routing.prefix.block_bytes)
+
+
+def _has_room(backend: Backend) -> bool:
+    limit = backend.endpoint.max_concurrent
+    return not limit or backend.in_flight < limit
+
+
+def _candidates(pool: Pool, call: Call) -> Sequence[Backend]:
+    """The backends in service that can answer ``call``."""
+    candidates: Sequence[Backend] = (
+        pool.routable() if call.model is None else pool.serving(call.model)
+    )
+    pinned, suits = call.pinned, call.suits
+    if pinned is not None:
+        candidates = [backend for backend in candidates if backend.name == pinned]
+    if suits is not None:
+        candidates = [backend for backend in candidates if suits(backend)]
+    return candidates
+
+
+def _nobody() -> UnavailableError:
+    return UnavailableError(
+        "No backend can take this request now. Try again shortly; "
+        "/internal/status says why each backend is out.",
+        code="no_backend",
+    )
