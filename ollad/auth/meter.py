@@ -96,6 +96,20 @@ class Meter:
             raise self._refusal(name, "requests_per_minute", wait)
         self.admitted += requests
 
+    def spend_instead(self, name: str, requests: int, now: float) -> None:
+        """Count ``requests`` where one was counted already, all of them or that one.
+
+        Raises:
+            TooManyRequestsError: one of the two allowances is used up.
+        """
+        self._requests.take(-1, now)
+        try:
+            self.spend(name, requests, now)
+        except TooManyRequestsError:
+            self._requests.take(1, now)
+            raise
+        self.admitted -= 1
+
     def _refusal(self, name: str, limit: str, wait: float) -> TooManyRequestsError:
         self.refused += 1
         seconds = math.ceil(wait)
@@ -136,7 +150,7 @@ class Lease:
         Raises:
             TooManyRequestsError: they are more than the key may send now.
         """
-        self._meter.spend(self._name, requests, now)
+        self._meter.spend_instead(self._name, requests + 1, now)
 
     def charge(self, prompt: int | None, completion: int | None, now: float) -> None:
         """Count what a reply cost.

@@ -100,15 +100,25 @@ def test_tokens_are_paid_for_when_they_are_known() -> None:
 
 def test_the_items_of_a_batch_are_let_in_together_or_not_at_all() -> None:
     slow = meter(requests_per_minute=10)
-    lease = slow.lease("alice", 0.0)
+    slow.lease("alice", 0.0).release()
+    batch = slow.lease("alice", 0.0)
     with pytest.raises(TooManyRequestsError) as caught:
-        lease.more(10, 0.0)
+        batch.more(9, 0.0)
     assert caught.value.headers["Retry-After"] == "6"
+    assert slow.admitted == 2
 
-    lease.more(9, 0.0)
+    batch.more(8, 0.0)
 
     refused(slow)
-    assert slow.active == 1
+    assert (slow.active, slow.admitted) == (1, 10)
+
+
+def test_a_batch_of_more_than_a_minutes_worth_is_let_in_by_a_full_allowance() -> None:
+    slow = meter(requests_per_minute=10)
+    slow.lease("alice", 0.0).more(24, 0.0)
+
+    assert refused(slow).headers["Retry-After"] == "96"
+    slow.lease("alice", 150.0).more(24, 150.0)
 
 
 def test_new_limits_hold_for_what_was_used_already() -> None:
