@@ -58,6 +58,8 @@ def announcement(record: RequestRecord, elapsed: float) -> list[tuple[str, str]]
         headers.append(("X-SGLang-Spec-Decode", record.spec_decode))
     if record.ignored_parameters:
         headers.append(("X-Olla-Ignored-Params", ",".join(record.ignored_parameters)))
+    if record.cors:
+        headers += record.cors
     return headers
 
 

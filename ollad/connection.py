@@ -12,7 +12,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from aiohttp import hdrs, web
+from aiohttp import hdrs
 from aiohttp.http import RawRequestMessage, StreamWriter
 from aiohttp.http_exceptions import (
     BadHttpMethod,
@@ -28,14 +28,18 @@ from ollad.errors import (
     BadRequestError,
     GatewayError,
     HeadersTooLargeError,
+    RequestTimeoutError,
     UriTooLongError,
 )
+from ollad.patience import HeadTimeoutError, PatientHandler
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from aiohttp import StreamReader
+    from aiohttp import StreamReader, web
     from structlog.typing import FilteringBoundLogger
+
+    from ollad.config.schema import Server
 
     Refuse = Callable[[web.BaseRequest, GatewayError], web.Response]
     Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -52,7 +56,7 @@ _LINGER_SECONDS: Final = 10.0
 """How long the rest of a body nobody wants may take to arrive."""
 
 
-class Connection(web.RequestHandler):
+class Connection(PatientHandler):
     """One client's connection.
 
     Args:
@@ -61,6 +65,7 @@ class Connection(web.RequestHandler):
         logger: where unexpected errors go.
         refuse: makes the response to a request that did not reach the application.
         known: what serves the requests of a method and a path, of those that need no resolver.
+        limits: how long it may be idle, and the head of a request may take.
 
     Attributes:
         peer: address of its other end; empty for a unix socket.
@@ -77,11 +82,14 @@ class Connection(web.RequestHandler):
         logger: FilteringBoundLogger,
         refuse: Refuse,
         known: Mapping[tuple[str, str], Serve],
+        limits: Server,
     ) -> None:
         super().__init__(
             server,
+            head_seconds=limits.header_timeout,
             loop=loop,
-            access_log=None,  # type: ignore[arg-type]  # aiohttp's own way to have none
+            keepalive_timeout=limits.keepalive_timeout,
+            access_log=None,  # aiohttp's own way to have none
             auto_decompress=False,
             max_line_size=_LONGEST_TARGET,
             max_field_size=_LONGEST_FIELD,
@@ -230,6 +238,10 @@ class Connection(web.RequestHandler):
 def _malformed(error: HttpProcessingError) -> GatewayError:
     """What to tell a client whose request is no HTTP, without quoting it."""
     match error:
+        case HeadTimeoutError():
+            return RequestTimeoutError(
+                "The headers of the request did not arrive in time (server.header_timeout)."
+            )
         case LineTooLong(args=(_, limit, *_)) if limit == _LONGEST_TARGET:
             return UriTooLongError(f"The request target is longer than {_LONGEST_TARGET} bytes.")
         case LineTooLong():

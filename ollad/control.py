@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -16,6 +15,7 @@ from aiohttp import web
 
 from ollad import __version__
 from ollad.responses import json_response
+from ollad.unixsocket import OWNER, bind_unix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["ControlServer", "Orders", "Verdict", "control_path"]
 
 _NAME: Final = "control.sock"
-_OWNER_ONLY: Final = 0o177
-"""The umask for a socket that its owner alone may use; root always may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +89,7 @@ class ControlServer:
         Raises:
             OSError: the socket cannot be made, or another daemon listens there.
         """
-        listener = await asyncio.to_thread(_bind, self._path)
+        listener = await asyncio.to_thread(bind_unix, self._path, OWNER)
         app = web.Application()
         app.router.add_post("/reload", self._on_reload)
         app.router.add_post("/drain", self._on_drain)
@@ -140,31 +138,3 @@ def _told(verdict: Verdict, **more: Any) -> web.Response:
             **more,
         }
     )
-
-
-def _bind(path: Path) -> socket.socket:
-    """A listening socket at ``path``; one that a dead daemon left there is replaced."""
-    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-    if path.is_socket():
-        if _answers(path):
-            raise FileExistsError("another ollad takes its orders there")
-        path.unlink()
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(_OWNER_ONLY)
-    try:
-        listener.bind(str(path))
-    except OSError:
-        listener.close()
-        raise
-    finally:
-        os.umask(before)
-    return listener
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-        return True

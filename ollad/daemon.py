@@ -7,8 +7,10 @@ import gc
 import os
 import random
 import signal
+import socket
 import time
 from contextlib import AsyncExitStack
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,10 +20,12 @@ from ollad.backends.pool import Pool
 from ollad.control import ControlServer, Verdict, control_path
 from ollad.conversations import ConversationStore
 from ollad.dispatch import Dispatcher
-from ollad.gateway import Gateway, Runtime
-from ollad.headers import TrustedProxies
-from ollad.health.fetch import open_session as open_probe_session
+from ollad.errors import ConfigError, ListenError
+from ollad.gateway import Gateway, make_runtime
+from ollad.handlers import ADMIN_ROUTES, PUBLIC_ROUTES, ROUTES
+from ollad.health.fetch import open_client
 from ollad.health.schedule import HealthMonitor
+from ollad.limits import raise_descriptor_limit
 from ollad.maintenance import drain, enable
 from ollad.metrics import Telemetry
 from ollad.placement import Placement
@@ -29,16 +33,21 @@ from ollad.relay.forward import Relay
 from ollad.relay.pool import ConnectionPools
 from ollad.reload import Reloader
 from ollad.server import listening, make_application
-from ollad.systemd import Notifier, watchdog_seconds
+from ollad.systemd import PROXY, Notifier, inherited_sockets, watchdog_seconds
+from ollad.tls import BackendTls, ListenerTls, load_tls
+from ollad.unixsocket import GROUP, bind_unix
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    import ssl
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
     from ollad.backends.snapshot import State
     from ollad.config.schema import Config
+    from ollad.gateway import Traffic
     from ollad.logs import LineWriter
+    from ollad.server import Listener
 
 __all__ = ["Daemon"]
 
@@ -47,6 +56,9 @@ _COLLECT_AFTER: Final = 20_000
 
 _CUT_SECONDS: Final = 1.0
 """How long requests that were cut off may take to end."""
+
+_LAST_ARRIVALS: Final = 0.5
+"""Seconds in which a connection that was just accepted brings its request."""
 
 _NO_CONTROL: Final = (
     "SIGHUP still reloads. For 'ollad reload' and 'ollad backend', start this daemon with a "
@@ -69,6 +81,7 @@ class Daemon:
 
     Attributes:
         port: the port it listens on, once ``start`` has returned.
+        admin_port: likewise the port for operators; 0 if there is none.
     """
 
     def __init__(
@@ -92,7 +105,10 @@ class Daemon:
         self._reloader: Reloader | None = None
         self._exits = AsyncExitStack()
         self._gateway: Gateway | None = None
+        self._listener: Listener | None = None
+        self._inherited = False
         self.port = config.server.port
+        self.admin_port = 0
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain; a second signal ends the draining.
@@ -147,8 +163,9 @@ class Daemon:
         _spare_the_collector()
         self._logger.info(
             "listening",
-            host=self._config.server.host,
+            host=self._host,
             port=self.port,
+            inherited=self._inherited,
             version=__version__,
             endpoints=len(self._config.endpoints),
         )
@@ -157,12 +174,19 @@ class Daemon:
         config = self._config
         pool = Pool(Backend(endpoint) for endpoint in config.endpoints)
         telemetry = Telemetry()
-        pools = await self._exits.enter_async_context(ConnectionPools())
-        probe_session = await self._exits.enter_async_context(open_probe_session())
+        try:
+            files = await load_tls(config)
+        except ConfigError as error:  # the files were fine when the configuration was read
+            raise ListenError(str(error)) from error
+        backend_tls = BackendTls(files.clients)
+        listener_tls = None if files.server is None else ListenerTls(files.server)
+        self._check_descriptors()
+        pools = await self._exits.enter_async_context(ConnectionPools(backend_tls))
+        probe_client = await self._exits.enter_async_context(open_client(backend_tls))
         placement = Placement(config.routing, telemetry, time.monotonic, random.random)
         placement.adopt(config.routing, pool)
         gateway = self._gateway = Gateway(
-            runtime=Runtime(config, pool, TrustedProxies(config.server.trusted_proxies)),
+            runtime=make_runtime(config, pool, time.monotonic()),
             dispatcher=Dispatcher(Relay(pools), placement, telemetry, time.monotonic),
             telemetry=telemetry,
             conversations=ConversationStore(config.conversations, time.monotonic),
@@ -170,28 +194,89 @@ class Daemon:
             wall=time.time,
         )
         telemetry.bind_pool(lambda: gateway.runtime.pool)
+        telemetry.bind_keys(lambda: gateway.runtime.gate.meters)
         telemetry.bind_queue(placement.room.waiting)
         telemetry.bind_books(placement.standings)
         if self._lines is not None:
             lines = self._lines
             telemetry.bind_log(lambda: lines.dropped)
         monitor = HealthMonitor(
-            pool, config.health, probe_session, observer=_ProbeCounter(telemetry)
+            pool, config.health, probe_client, observer=_ProbeCounter(telemetry)
         )
         monitor.start()
         self._exits.push_async_callback(monitor.stop)
         await monitor.wait_first_round()
-        await self._listen(gateway)
+        await self._listen(gateway, None if listener_tls is None else listener_tls.context)
         if self._load is not None:
-            self._reloader = Reloader(gateway, monitor, self._load, self._logger)
+            self._reloader = Reloader(
+                gateway,
+                monitor,
+                self._load,
+                self._logger,
+                backend_tls=backend_tls,
+                listener_tls=listener_tls,
+            )
             await self._open_control()
 
-    async def _listen(self, gateway: Gateway) -> None:
-        server, access = self._config.server, self._config.logging.access
-        app = make_application(gateway, self._logger, access=access)
-        self.port = await self._exits.enter_async_context(
-            listening(app, self._logger, host=server.host, port=server.port, access=access)
+    async def _listen(self, gateway: Gateway, tls: ssl.SSLContext | None) -> None:
+        config = self._config
+        server, access, admin = config.server, config.logging.access, config.admin
+        apart = admin.port is not None or admin.socket is not None
+        sockets = inherited_sockets(self._environ, os.getpid(), (PROXY,)).get(PROXY, ())
+        routes = PUBLIC_ROUTES if apart else ROUTES
+        app = make_application(gateway, self._logger, access=access, routes=routes)
+        self._listener = await self._exits.enter_async_context(
+            listening(
+                app,
+                self._logger,
+                host=server.host,
+                port=server.port,
+                access=access,
+                sockets=_internet(sockets),
+                tls=tls,
+            )
         )
+        if apart:
+            await self._listen_apart(gateway)
+        self.port = self._listener.port
+        self._inherited = bool(sockets)
+
+    async def _listen_apart(self, gateway: Gateway) -> None:
+        """Serve what is for operators on a listener of its own, which takes every connection."""
+        admin, access = self._config.admin, self._config.logging.access
+        sockets: tuple[socket.socket, ...] = ()
+        if admin.socket is not None:
+            path = Path(admin.socket)
+            try:
+                sockets = (await asyncio.to_thread(bind_unix, path, GROUP),)
+            except OSError as error:
+                raise ListenError(f"{path}: {error.strerror or error}") from error
+            self._exits.push_async_callback(asyncio.to_thread, path.unlink, missing_ok=True)
+        app = make_application(gateway, self._logger, access=access, routes=ADMIN_ROUTES)
+        listener = await self._exits.enter_async_context(
+            listening(
+                app,
+                self._logger,
+                host=admin.host,
+                port=admin.port or 0,
+                access=access,
+                sockets=sockets,
+                bounded=False,
+            )
+        )
+        self.admin_port = listener.port
+        self._logger.info("listening for operators", host=listener.host, port=listener.port)
+
+    def _check_descriptors(self) -> None:
+        """Have as many descriptors as there may be, and say so if connections could want more."""
+        most = self._config.server.max_connections
+        limit = raise_descriptor_limit()
+        if limit < 2 * most:
+            self._logger.warning(
+                "fewer descriptors than connections may want, two each",
+                descriptors=limit,
+                max_connections=most,
+            )
 
     async def _open_control(self) -> None:
         """Take orders at the control socket; without one, SIGHUP is left to reload."""
@@ -250,12 +335,22 @@ class Daemon:
             await asyncio.sleep(interval / 2)
 
     def _status(self) -> str:
-        server = self._config.server
         endpoints = len(self._gateway.runtime.pool) if self._gateway else 0
-        return f"listening on {server.host}:{self.port}, {endpoints} endpoint(s)"
+        given = " by systemd's socket" if self._inherited else ""
+        return f"listening on {self._host}:{self.port}{given}, {endpoints} endpoint(s)"
+
+    @property
+    def _host(self) -> str:
+        """As configured, or the address of the socket that was handed over."""
+        if self._inherited and self._listener is not None:
+            return self._listener.host
+        return self._config.server.host
 
     async def drain(self, hurry: asyncio.Event) -> None:
-        """Refuse new requests and let those under way finish, up to ``shutdown_timeout``.
+        """Let requests under way finish, up to ``shutdown_timeout``, and refuse new ones.
+
+        On a socket of the service manager nothing is refused: new connections wait there for the
+        next process, and those that are open may bring one more request each.
 
         What is under way then is cut: an answer that has not begun becomes a 503, one that has
         ends with its connection.
@@ -267,10 +362,13 @@ class Daemon:
         if gateway is None:
             return
         gateway.draining = True
+        gateway.handing_over = self._inherited
+        if self._inherited and self._listener is not None:
+            self._listener.close()
         patience, traffic = gateway.runtime.config.server.shutdown_timeout, gateway.traffic
         self._notifier.stopping(f"draining {len(traffic)} request(s)", patience + _CUT_SECONDS)
         self._logger.info("draining", under_way=len(traffic), patience_seconds=patience)
-        idle = asyncio.create_task(traffic.idle.wait())
+        idle = asyncio.create_task(self._idle(traffic))
         hurried = asyncio.create_task(hurry.wait())
         try:
             await asyncio.wait(
@@ -278,10 +376,17 @@ class Daemon:
             )
             if len(traffic):
                 self._logger.warning("cutting requests off", under_way=len(traffic))
+                gateway.handing_over = False
                 traffic.cut()
                 await asyncio.wait((idle,), timeout=_CUT_SECONDS)
         finally:
             await _end(idle, hurried)
+
+    async def _idle(self, traffic: Traffic) -> None:
+        """Wait until nothing is under way, nor about to be."""
+        if self._inherited:
+            await asyncio.sleep(_LAST_ARRIVALS)
+        await traffic.idle.wait()
 
     async def close(self) -> None:
         """Stop listening and give everything back; what is still under way is cut."""
@@ -297,6 +402,18 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER)
+
+
+def _internet(sockets: Sequence[socket.socket]) -> Sequence[socket.socket]:
+    """The sockets, all of which must be of TCP: clients are known by their addresses.
+
+    Raises:
+        ListenError: one is not.
+    """
+    for one in sockets:
+        if one.family not in (socket.AF_INET, socket.AF_INET6):
+            raise ListenError("a socket that was handed over is none of TCP; see ListenStream=")
+    return sockets
 
 
 async def _end(*tasks: asyncio.Task[Any]) -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "BadRequestError",
     "ConfigError",
     "ConflictError",
+    "ForbiddenError",
     "GatewayError",
     "HeadersTooLargeError",
     "ListenError",
@@ -27,6 +28,9 @@ __all__ = [
     "NotFoundError",
     "OlladError",
     "PayloadTooLargeError",
+    "RequestTimeoutError",
+    "TooManyRequestsError",
+    "UnauthorizedError",
     "UnavailableError",
     "UnsupportedMediaTypeError",
     "UriTooLongError",
@@ -104,6 +108,22 @@ class BadRequestError(GatewayError):
     code = "invalid_request"
 
 
+class UnauthorizedError(GatewayError):
+    """No key, or one that is not known (401); ``WWW-Authenticate`` says what is wanted."""
+
+    status = 401
+    kind = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class ForbiddenError(GatewayError):
+    """The key may not do this (403)."""
+
+    status = 403
+    kind = "invalid_request_error"
+    code = "forbidden"
+
+
 class NotFoundError(GatewayError):
     """No such route, model, conversation or endpoint (404)."""
 
@@ -118,6 +138,14 @@ class MethodNotAllowedError(GatewayError):
     status = 405
     kind = "invalid_request_error"
     code = "method_not_allowed"
+
+
+class RequestTimeoutError(GatewayError):
+    """The request took too long to arrive (408)."""
+
+    status = 408
+    kind = "invalid_request_error"
+    code = "request_timeout"
 
 
 class ConflictError(GatewayError):
@@ -150,6 +178,17 @@ class UnsupportedMediaTypeError(GatewayError):
     status = 415
     kind = "invalid_request_error"
     code = "unsupported_media_type"
+
+
+class TooManyRequestsError(GatewayError):
+    """The key has used up what it may have for now (429); carries ``Retry-After``."""
+
+    status = 429
+    kind = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message, headers={"Retry-After": str(retry_after)})
 
 
 class HeadersTooLargeError(GatewayError):

@@ -5,6 +5,7 @@ Everything that can be wrong with a request is found here, before a backend is c
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from email.message import Message
 from typing import TYPE_CHECKING, Any, Final
@@ -13,13 +14,16 @@ import orjson
 from aiohttp import HttpVersion11
 
 from ollad.call import Call, Inbound
+from ollad.entrance import check_adapters, salted
 from ollad.errors import (
     BadRequestError,
     NotFoundError,
     PayloadTooLargeError,
+    RequestTimeoutError,
     UnavailableError,
     UnsupportedMediaTypeError,
 )
+from ollad.gateway import GATEWAY
 from ollad.jsontext import parse_object, replace_members
 from ollad.multipart import form_field
 from ollad.record import RECORD
@@ -29,9 +33,11 @@ from ollad.sglang.parameters import ignored_parameters, refuse_fields, replace_r
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from aiohttp import StreamReader, web
+    from aiohttp import web
 
+    from ollad.auth import Key
     from ollad.backends.backend import Backend
+    from ollad.config.schema import Server
     from ollad.gateway import Runtime
 
 __all__ = ["fresh_rid", "inbound_of", "read_body", "read_call", "read_upload", "resolve_model"]
@@ -41,32 +47,47 @@ _JSON: Final = "application/json"
 _DEFAULT_MODEL: Final = "default"
 """What SGLang's own client sends when it does not care."""
 
+_COUNTED: Final = 16 * 1024
+"""Bytes from which a body counts as held if it came in one piece; connections bound the rest."""
+
 _LISTED_MODELS: Final = 20
 _SHOWN: Final = 200  # characters of a client's text in a message
 
 
-async def read_body(request: web.Request, limit: int) -> bytes:
-    """Read the request body.
+async def read_body(request: web.Request, server: Server) -> bytes:
+    """Read the request body; it counts as held until the request has been answered.
 
     What can be refused from the headers alone is refused before ``100 Continue`` is sent
     (RFC 9110 §10.1.1).
 
     Raises:
         UnsupportedMediaTypeError: the body has a content encoding.
-        PayloadTooLargeError: it is longer than ``limit`` bytes.
+        PayloadTooLargeError: it is longer than ``server.max_body_size``.
+        RequestTimeoutError: it did not arrive within ``server.body_timeout``.
+        UnavailableError: too many bodies are held already.
     """
+    limit = server.max_body_size
     headers = request.headers
     if "Content-Encoding" in headers:
         _refuse_encoding(headers.getall("Content-Encoding"))
     content = request.content
     if "Expect" not in headers and content.is_eof():
         body = content.read_nowait()
+        if len(body) >= _COUNTED:
+            _hold(request, len(body))
     else:
         if (request.content_length or 0) > limit:
             raise _too_large(limit)
         if _awaits_continue(request) and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        body = await _rest(content, limit)
+        try:
+            async with asyncio.timeout(server.body_timeout):
+                body = await _rest(request, limit)
+        except TimeoutError as error:
+            raise RequestTimeoutError(
+                f"The request body did not arrive within {server.body_timeout:g} s "
+                "(server.body_timeout)."
+            ) from error
     if len(body) > limit:
         raise _too_large(limit)
     request[RECORD].request_bytes = len(body)
@@ -82,14 +103,20 @@ def _refuse_encoding(encodings: Iterable[str]) -> None:
         )
 
 
-async def _rest(content: StreamReader, limit: int) -> bytes:
+def _hold(request: web.Request, size: int) -> None:
+    request.app[GATEWAY].bodies.take(size)
+    request[RECORD].held_bytes += size
+
+
+async def _rest(request: web.Request, limit: int) -> bytes:
     """What is still to come of a body that has not arrived whole."""
     chunks: list[bytes] = []
     size = 0
-    async for chunk in content.iter_any():
+    async for chunk in request.content.iter_any():
         size += len(chunk)
         if size > limit:
             raise _too_large(limit)
+        _hold(request, len(chunk))
         chunks.append(chunk)
     return b"".join(chunks)
 
@@ -110,7 +137,9 @@ def inbound_of(request: web.Request, runtime: Runtime) -> Inbound:
     """Describe where the request came from."""
     record = request[RECORD]
     return Inbound(
-        request.raw_headers,
+        request.raw_headers
+        if record.key is None
+        else runtime.gate.without_own(request.raw_headers),
         record.request_id,
         record.peer,
         record.scheme,
@@ -148,7 +177,7 @@ async def read_call(
             "send JSON with 'Content-Type: application/json'.",
             param="Content-Type",
         )
-    body = await read_body(request, runtime.config.server.max_body_size)
+    body = await read_body(request, runtime.config.server)
     document = parse_object(body)
     refuse_fields(document)
     if names_media(document):
@@ -164,6 +193,11 @@ async def read_call(
     model, spliced = resolve_model(request, runtime, named)
     if spliced is not None:
         body = replace_members(body, {"model": orjson.dumps(spliced)})
+    key = record.key
+    if key is not None:
+        check_adapters(document, key)
+        if key.salted:
+            body, document = salted(body, document, key, target)
     return Call(
         record.family,
         request.method,
@@ -173,6 +207,7 @@ async def read_call(
         document=document,
         model=model,
         rid=rid,
+        tenant=record.tenant,
         identity=identity,
     )
 
@@ -191,7 +226,7 @@ async def read_upload(request: web.Request, runtime: Runtime, target: str) -> Ca
             "Send the file as 'Content-Type: multipart/form-data' with a boundary.",
             param="Content-Type",
         )
-    body = await read_body(request, runtime.config.server.max_body_size)
+    body = await read_body(request, runtime.config.server)
     field = form_field(body, boundary, "model")
     named = None if field is None else field.value
     model, spliced = resolve_model(request, runtime, {"model": named})
@@ -235,33 +270,60 @@ def resolve_model(
     named = document.get("model")
     if named is not None and not isinstance(named, str):
         raise BadRequestError(f"'model' must be a string, not {named!r:.40}.", param="model")
+    key = record.key
     aliases = runtime.config.routing.model_aliases
+    if key is not None and named and named != _DEFAULT_MODEL:
+        _require(key, named, aliases)
     if named and named != _DEFAULT_MODEL and named not in aliases and runtime.pool.serving(named):
         record.model = record.served_model = named  # the usual case, without the lists below
         return named, None
-    served = runtime.pool.models()
+    served = _permitted(key, runtime.pool.models())
     anonymous = {"", _DEFAULT_MODEL} - {*served, *aliases}
     wanted = named or ""
     if wanted in anonymous:
         wanted = _header(request, "X-Olla-Model") or wanted
     record.model = wanted or None
-    if not served:
+    if not served and (key is None or not runtime.pool.models()):
         raise UnavailableError("No backend is up. Try again shortly.", code="no_backend")
     if wanted in anonymous:
-        record.served_model = _only_model(runtime)
+        record.served_model = _only_model(runtime, key)
         record.model = record.model or record.served_model
         return record.served_model, None
     target = aliases.get(wanted, wanted)
+    if key is not None:
+        _require(key, wanted, aliases)
     model = _card_id(runtime.pool.routable(), target)
     if model is None:
         raise _unserved(runtime, wanted, target, served)
+    if key is not None:
+        # an adapter is found by its base's name, too, which says nothing of the adapter
+        key.require(model, *((wanted,) if wanted in aliases else ()))
     record.served_model = model
     return model, target if named is not None and target != named else None
 
 
-def _only_model(runtime: Runtime) -> str:
-    """The only base model served by anyone."""
-    cards = [card for backend in runtime.pool.routable() for card in backend.snapshot.models]
+def _require(key: Key, wanted: str, aliases: Mapping[str, str]) -> None:
+    """Accept a model that the key may use, before anything is said of whether there is one.
+
+    Raises:
+        ForbiddenError: it may not.
+    """
+    target = aliases.get(wanted, wanted)
+    key.require(wanted, target, target.rpartition(":")[2])
+
+
+def _permitted(key: Key | None, models: tuple[str, ...]) -> tuple[str, ...]:
+    return models if key is None else tuple(filter(key.permits, models))
+
+
+def _only_model(runtime: Runtime, key: Key | None) -> str:
+    """The only base model served by anyone, of those that the key may use."""
+    cards = [
+        card
+        for backend in runtime.pool.routable()
+        for card in backend.snapshot.models
+        if key is None or key.permits(card.id)
+    ]
     bases = sorted({card.id for card in cards if card.parent is None})
     if len(bases) == 1:
         return bases[0]
@@ -299,7 +361,8 @@ def _unserved(
             param="model",
             code="no_backend",
         )
-    known = sorted({*served, *runtime.config.routing.model_aliases})
+    aliases = runtime.config.routing.model_aliases
+    known = sorted({*served, *(alias for alias in aliases if aliases[alias] in served)})
     return NotFoundError(
         f"The model '{shown}' is not served here. Known models: {_listed(known)}.",
         param="model",

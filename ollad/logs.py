@@ -137,6 +137,7 @@ def access_line(logger: FilteringBoundLogger, record: RequestRecord, seconds: fl
     fields = {
         "request_id": record.request_id,
         "client": record.client,
+        "key": record.tenant or "-",
         "method": record.method,
         "path": record.path,
         "family": record.family,

@@ -16,6 +16,7 @@ from aiohttp.http_exceptions import PayloadEncodingError
 
 from ollad.announcement import PREFIX, announced_lines, announcement
 from ollad.connection import Connection
+from ollad.entrance import enter, leave
 from ollad.errors import OUR_MISTAKE, BadRequestError, GatewayError, UnavailableError
 from ollad.gateway import GATEWAY
 from ollad.headers import client_address, new_request_id, reply_lines, valid_request_id
@@ -95,6 +96,8 @@ class Frame:
         finally:
             if api:
                 gateway.traffic.leave(task)
+            if record.lease is not None or record.held_bytes:
+                leave(record, gateway)
             _close_record(record, gateway, self._logger, access=self._access)
 
 
@@ -212,17 +215,16 @@ async def _answer(
 ) -> web.StreamResponse:
     try:
         _refuse_while_draining(gateway, record)
+        if gateway.runtime.guarded:
+            answer = enter(request, record, gateway)
+            if answer is not None:
+                return answer
         return await handler(request)
     except GatewayError as error:
         if record.status:
             raise _broken(error, request, record, logger) from error
         return _error_response(error, record)
-    except PayloadEncodingError:
-        return _error_response(
-            BadRequestError("The framing of the request body is invalid.", code="malformed_http"),
-            record,
-        )
-    except web.HTTPException as error:
+    except (PayloadEncodingError, web.HTTPException) as error:
         return _error_response(_translated(error), record)
     except asyncio.CancelledError:
         if record.status or not gateway.traffic.cut_off or request.transport is None:
@@ -286,7 +288,7 @@ def _close_after(response: web.StreamResponse) -> None:
 
 
 def _refuse_while_draining(gateway: Gateway, record: RequestRecord) -> None:
-    if gateway.draining and record.path.startswith(PREFIX):
+    if gateway.draining and not gateway.handing_over and record.path.startswith(PREFIX):
         raise _draining()
 
 
@@ -306,8 +308,10 @@ def _note_cut(request: web.Request, gateway: Gateway, record: RequestRecord) -> 
         reset(request.transport)
 
 
-def _translated(error: web.HTTPException) -> GatewayError:
+def _translated(error: PayloadEncodingError | web.HTTPException) -> GatewayError:
     """An error of aiohttp's own, such as that of a target no route can match."""
+    if isinstance(error, PayloadEncodingError):
+        return BadRequestError("The framing of the request body is invalid.", code="malformed_http")
     translated = GatewayError(f"{error.reason}.", code="http_error")
     translated.status = error.status
     translated.kind = "invalid_request_error" if error.status < 500 else "api_error"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 if TYPE_CHECKING:
+    from ollad.auth import Key, Lease
     from ollad.sglang.annotate import Usage
 
 __all__ = ["RECORD", "RequestRecord"]
@@ -42,6 +43,10 @@ class RequestRecord:
         cache_hit: ``true``, ``false`` or ``unknown``; None where it has no meaning.
         spec_decode: the same for speculative decoding.
         ignored_parameters: documented parameters that no server has.
+        key: whose request it is, None where no key is wanted.
+        lease: what its key holds for it, None if it costs the key nothing.
+        held_bytes: bytes of its body that count as held.
+        cors: what browsers are told, header names and values.
         usage: token figures of the reply, once known.
         error: why it failed, for the access line, or None.
     """
@@ -66,8 +71,17 @@ class RequestRecord:
     cache_hit: str | None = None
     spec_decode: str | None = None
     ignored_parameters: tuple[str, ...] = ()
+    key: Key | None = None
+    lease: Lease | None = None
+    held_bytes: int = 0
+    cors: tuple[tuple[str, str], ...] = ()
     usage: Usage | None = None
     error: str | None = None
+
+    @property
+    def tenant(self) -> str:
+        """Whom conversations and stored responses belong to: the key's name, or nobody."""
+        return "" if self.key is None else self.key.name
 
 
 RECORD: Final = web.RequestKey("record", RequestRecord)

@@ -15,9 +15,9 @@ from ollad.backends.pool import Pool
 from ollad.config.diff import compare
 from ollad.control import Verdict
 from ollad.errors import ConfigError
-from ollad.gateway import Runtime
-from ollad.headers import TrustedProxies
+from ollad.gateway import make_runtime
 from ollad.maintenance import carry_over
+from ollad.tls import load_tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ollad.config.schema import Config
     from ollad.gateway import Gateway
     from ollad.health.schedule import HealthMonitor
+    from ollad.tls import BackendTls, ListenerTls, TlsFiles
 
 __all__ = ["Reloader"]
 
@@ -39,6 +40,8 @@ class Reloader:
         monitor: probes the backends.
         load: reads a configuration file, the one the daemon was started with for None.
         logger: where the verdict goes as well.
+        backend_tls: secures connections to backends.
+        listener_tls: secures those of clients, if any.
     """
 
     def __init__(
@@ -47,11 +50,16 @@ class Reloader:
         monitor: HealthMonitor,
         load: Callable[[str | None], Config],
         logger: FilteringBoundLogger,
+        *,
+        backend_tls: BackendTls,
+        listener_tls: ListenerTls | None,
     ) -> None:
         self._gateway = gateway
         self._monitor = monitor
         self._load = load
         self._logger = logger
+        self._backend_tls = backend_tls
+        self._listener_tls = listener_tls
         self._turn = asyncio.Lock()
 
     async def reload(self, path: str | None = None) -> Verdict:
@@ -63,16 +71,17 @@ class Reloader:
         async with self._turn:
             try:
                 config = await asyncio.to_thread(self._load, path)
+                files = await load_tls(config)
             except ConfigError as error:
                 self._logger.error("reload refused", problems=error.problems)  # noqa: TRY400 - they say it all
                 self._gateway.telemetry.reloaded(False, self._gateway.wall())
                 return Verdict(False, error.problems)
-            messages = await self._take_on(config)
+            messages = await self._take_on(config, files)
             self._logger.info("reloaded", changes=messages)
             self._gateway.telemetry.reloaded(True, self._gateway.wall())
             return Verdict(True, messages)
 
-    async def _take_on(self, config: Config) -> tuple[str, ...]:
+    async def _take_on(self, config: Config, files: TlsFiles) -> tuple[str, ...]:
         gateway = self._gateway
         before = gateway.runtime
         change = compare(before.config, config)
@@ -82,11 +91,15 @@ class Reloader:
             Backend(endpoint) if endpoint.name in fresh else before.pool.named(endpoint.name)
             for endpoint in config.endpoints
         )
+        self._backend_tls.renew(files.clients)
         self._monitor.adopt(pool, config.health)
         await self._monitor.wait_first_round()
         carry_over(gateway.runtime.pool, pool)
         gateway.dispatcher.placement.adopt(config.routing, pool)
-        gateway.runtime = Runtime(config, pool, TrustedProxies(config.server.trusted_proxies))
+        gateway.runtime = make_runtime(config, pool, gateway.clock(), gateway.runtime)
+        gateway.bodies.resize(config.server.max_buffered_bytes)
+        if self._listener_tls is not None and files.server is not None:
+            self._listener_tls.renew(files.server)
         gateway.conversations.resize(config.conversations)
         await self._monitor.retire(pool)
         for name in change.removed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
@@ -15,10 +15,13 @@ from ollad.errors import ListenError, MethodNotAllowedError, NotFoundError
 from ollad.gateway import GATEWAY
 from ollad.handlers import ROUTES
 from ollad.handlers.models import CATALOGUE, ModelCatalogue
+from ollad.limits import Refusal, crowded
 from ollad.middleware import Frame, announce, refuse_malformed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Iterable
+    import socket
+    import ssl
+    from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
@@ -27,18 +30,24 @@ if TYPE_CHECKING:
     from ollad.gateway import Gateway
     from ollad.handlers import Handler, Route
 
-__all__ = ["listening", "make_application"]
+__all__ = ["Listener", "listening", "make_application"]
+
+_BACKLOG: Final = 4096
+"""Connections that may wait to be accepted; the default of net.core.somaxconn, which bounds it."""
 
 FRAME: Final = web.AppKey("frame", Frame)
 """Where the application carries what its requests go through."""
 
-_BACKLOG: Final = 1024
 _CLEANUP_SECONDS: Final = 0.5
 """How long connections may take to end once nothing is served on them."""
 
 
 def make_application(
-    gateway: Gateway, logger: FilteringBoundLogger, *, access: bool = True
+    gateway: Gateway,
+    logger: FilteringBoundLogger,
+    *,
+    access: bool = True,
+    routes: Iterable[Route] = ROUTES,
 ) -> web.Application:
     """Build the application that serves ``gateway``.
 
@@ -46,6 +55,7 @@ def make_application(
         gateway: what the handlers work with.
         logger: where access lines and unexpected errors go.
         access: whether there are access lines.
+        routes: what is served.
     """
     families: dict[str, str] = {}
     frame = Frame(gateway, families, logger, access=access)
@@ -55,8 +65,32 @@ def make_application(
     app[CATALOGUE] = ModelCatalogue()
     app[AFFINITY] = Affinity()
     app.on_response_prepare.append(announce)
-    _add_routes(app, ROUTES, families)
+    _add_routes(app, routes, families)
     return app
+
+
+class Listener:
+    """The sockets that are listened on.
+
+    Args:
+        servers: of the event loop, at least one.
+    """
+
+    def __init__(self, servers: Sequence[asyncio.AbstractServer]) -> None:
+        self._servers = servers
+        addresses = [one.getsockname() for server in servers for one in server.sockets]  # type: ignore[attr-defined]  # asyncio.Server has it
+        # a Unix socket's address is its path
+        self.host: str = addresses[0] if isinstance(addresses[0], str) else addresses[0][0]
+        self.port: int = 0 if isinstance(addresses[0], str) else addresses[0][1]
+
+    def close(self) -> None:
+        """Accept no more connections; those that are open stay.
+
+        A socket that the service manager opened stays as well, and connections made to it wait for
+        the next process.
+        """
+        for server in self._servers:
+            server.close()
 
 
 @asynccontextmanager
@@ -67,7 +101,10 @@ async def listening(
     host: str,
     port: int,
     access: bool = True,
-) -> AsyncIterator[int]:
+    sockets: Sequence[socket.socket] = (),
+    tls: ssl.SSLContext | None = None,
+    bounded: bool = True,
+) -> AsyncIterator[Listener]:
     """Serve ``app`` for the length of the block; at its end, connections are closed.
 
     Args:
@@ -76,12 +113,15 @@ async def listening(
         host: address to listen on.
         port: TCP port to listen on; 0 takes a free one.
         access: whether there are access lines.
+        sockets: to be listened on in the place of ``host`` and ``port``.
+        tls: what connections are secured with; None: they are not.
+        bounded: whether ``server.max_connections`` holds here.
 
     Yields:
-        The port.
+        What is listened on.
 
     Raises:
-        ListenError: the address cannot be listened on.
+        ListenError: the address, or a socket, cannot be listened on.
     """
     gateway = app[GATEWAY]
 
@@ -93,20 +133,33 @@ async def listening(
     loop = asyncio.get_running_loop()
     known = _known(app)
 
-    def connect() -> Connection:
+    def connect() -> asyncio.Protocol:
         if runner.server is None:
             raise RuntimeError("the runner has been set up")
-        return Connection(runner.server, loop=loop, logger=logger, refuse=refuse, known=known)
+        limits = gateway.runtime.config.server
+        if bounded and 0 < limits.max_connections <= len(runner.server.connections):
+            return Refusal(crowded(limits.max_connections))
+        return Connection(
+            runner.server, loop=loop, logger=logger, refuse=refuse, known=known, limits=limits
+        )
+
+    options: dict[str, Any] = {"backlog": _BACKLOG}
+    if tls is not None:
+        options["ssl"] = tls
+        options["ssl_handshake_timeout"] = gateway.runtime.config.server.header_timeout
 
     try:
         try:
-            server = await loop.create_server(connect, host, port, backlog=_BACKLOG)
+            servers = [
+                await loop.create_server(connect, sock=one, **options) for one in sockets
+            ] or [await loop.create_server(connect, host, port, **options)]
         except (OSError, UnicodeError) as error:  # UnicodeError: no host name
             raise ListenError(_reason(error)) from error
+        listener = Listener(servers)
         try:
-            yield server.sockets[0].getsockname()[1]
+            yield listener
         finally:
-            server.close()
+            listener.close()
     finally:
         await runner.cleanup()
 

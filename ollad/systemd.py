@@ -16,12 +16,15 @@ import structlog
 from ollad.errors import ListenError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
-__all__ = ["FIRST_DESCRIPTOR", "Notifier", "inherited_sockets", "watchdog_seconds"]
+__all__ = ["FIRST_DESCRIPTOR", "PROXY", "Notifier", "inherited_sockets", "watchdog_seconds"]
 
 FIRST_DESCRIPTOR: Final = 3
 """``SD_LISTEN_FDS_START``."""
+
+PROXY: Final = "proxy"
+"""``FileDescriptorName=`` of the sockets that the API is served on."""
 
 _NAMELESS: Final = "unknown"
 """What sd_listen_fds_with_names(3) calls a descriptor without a name."""
@@ -86,26 +89,41 @@ def watchdog_seconds(environ: Mapping[str, str], pid: int) -> float | None:
 
 
 def inherited_sockets(
-    environ: Mapping[str, str], pid: int, *, first: int = FIRST_DESCRIPTOR
+    environ: Mapping[str, str],
+    pid: int,
+    names: Collection[str],
+    *,
+    first: int = FIRST_DESCRIPTOR,
 ) -> dict[str, tuple[socket.socket, ...]]:
     """The listening sockets that the service manager opened for process ``pid``.
 
     Each descriptor becomes a socket object that owns it, so this is for one call a process.
+
+    Args:
+        environ: the environment.
+        pid: the process; what is for another is left alone.
+        names: what they may be called, so that none is served on by mistake.
+        first: the number of the first descriptor.
 
     Returns:
         Sockets by the ``FileDescriptorName=`` of their unit; several addresses of one unit share
         its name. The order of the names differs between versions of systemd and means nothing.
 
     Raises:
-        ListenError: one of them is no listening stream socket.
+        ListenError: one of them has another name or is no listening stream socket.
     """
     count = environ.get("LISTEN_FDS", "")
     if environ.get("LISTEN_PID", "") != str(pid) or not count.isdecimal():
         return {}
-    names = environ.get("LISTEN_FDNAMES", "").split(":")
+    given = environ.get("LISTEN_FDNAMES", "").split(":")
     found: dict[str, tuple[socket.socket, ...]] = {}
     for index in range(int(count)):
-        name = names[index] if index < len(names) and names[index] else _NAMELESS
+        name = given[index] if index < len(given) and given[index] else _NAMELESS
+        if name not in names:
+            raise ListenError(
+                f"a socket called '{name}' was handed over; its unit wants FileDescriptorName="
+                + " or ".join(sorted(names))
+            )
         found[name] = (*found.get(name, ()), _listener(first + index, name))
     return found
 

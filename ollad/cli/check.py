@@ -15,9 +15,10 @@ from ollad.config.describe import redacted
 from ollad.config.load import load_file
 from ollad.config.schema import DEFAULT_PATH, Logging
 from ollad.errors import ConfigError
-from ollad.health.fetch import open_session as open_probe_session
+from ollad.health.fetch import open_client
 from ollad.health.schedule import HealthMonitor
 from ollad.logs import configure
+from ollad.tls import BackendTls, load_tls
 
 if TYPE_CHECKING:
     import argparse
@@ -69,8 +70,9 @@ def run(options: argparse.Namespace) -> int:
 async def _live(config: Config) -> int:
     """Probe every backend once; fails if one of them would take no requests."""
     pool = Pool(Backend(endpoint) for endpoint in config.endpoints)
-    async with open_probe_session() as session:
-        monitor = HealthMonitor(pool, config.health, session)
+    files = await load_tls(config)
+    async with open_client(BackendTls(files.clients)) as client:
+        monitor = HealthMonitor(pool, config.health, client)
         monitor.start()
         try:
             await monitor.wait_first_round()

@@ -12,8 +12,10 @@ from ollad.config.problems import InvalidValueError, safe_url
 __all__ = [
     "check_header_name",
     "check_header_value",
+    "parse_file",
     "parse_host",
     "parse_network",
+    "parse_origin",
     "parse_path",
     "parse_url",
 ]
@@ -71,6 +73,37 @@ def parse_url(text: str) -> str:
         raise InvalidValueError("its port must be a number from 1 to 65535")
     parse_host(host)
     return text.rstrip("/")
+
+
+def parse_origin(text: str) -> str:
+    """An origin as browsers send it (RFC 6454 §6.2): lower case, without a default port.
+
+    Raises:
+        InvalidValueError: not http or https, or more than scheme, host and port.
+    """
+    url = parse_url(text)
+    parts = urlsplit(url)
+    if parts.path or text.endswith("/"):
+        raise InvalidValueError("an origin ends with its host or port; remove the rest")
+    default = {"http": 80, "https": 443}[parts.scheme]
+    host = parts.hostname or ""
+    authority = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{authority}" + (
+        f":{parts.port}" if parts.port not in (None, default) else ""
+    )
+
+
+def parse_file(text: str) -> str:
+    """The path of a file.
+
+    Raises:
+        InvalidValueError: it is relative, or has characters that no careful name has.
+    """
+    if not text.startswith("/"):
+        raise InvalidValueError("it does not start with '/'; write the whole path")
+    if not text.isprintable() or text != text.strip():
+        raise InvalidValueError("it has a line break or control character, or a space at an end")
+    return text
 
 
 def parse_host(text: str) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from ollad.config.problems import joined
+from ollad.config.certificates import client_context, server_context
+from ollad.config.problems import InvalidValueError, joined
+from ollad.config.schema import Admin, EndpointTls
 from ollad.config.units import format_duration, format_size
 
 if TYPE_CHECKING:
@@ -21,6 +23,13 @@ _LONGEST_BLOCK: Final = 4096
 """Bytes; most prompts are shorter than a few of these, and would be as good as unknown."""
 
 
+_WAYS: Final = ("key", "key_file", "sha256")
+"""Where the secret of a client's key can come from."""
+
+_NOBODY: Final = "-"
+_LOOPBACK: Final = Admin().host
+
+
 def check(tree: dict[str, Any], problems: Problems) -> None:
     """Record impossible combinations in what the reader could read of a file.
 
@@ -35,6 +44,9 @@ def check(tree: dict[str, Any], problems: Problems) -> None:
     _check_aliases(tree.get("routing", {}).get("model_aliases", {}), problems)
     _check_blocks(tree.get("routing", {}).get("prefix", {}), problems)
     _check_conversations(tree.get("conversations", {}), problems)
+    _check_server(tree.get("server", {}), problems)
+    _check_admin(tree.get("admin", {}), problems)
+    _check_keys(tree.get("auth", {}).get("keys", []), problems)
 
 
 def _check_endpoint(endpoint: dict[str, Any], path: str, problems: Problems) -> None:
@@ -59,6 +71,79 @@ def _check_endpoint(endpoint: dict[str, Any], path: str, problems: Problems) -> 
             "the client's Authorization cannot be forwarded while headers sets one; keep one of "
             "the two",
         )
+    _check_backend_tls(endpoint, path, problems)
+
+
+def _check_backend_tls(endpoint: dict[str, Any], path: str, problems: Problems) -> None:
+    tls = endpoint.get("tls", {})
+    if not any(tls.values()):
+        return
+    path = f"{path}.tls"
+    if endpoint.get("url", "https:").startswith("http:"):
+        problems.add(path, "the url begins with http://, so there is no TLS; write https://")
+    elif len(tls) == len(EndpointTls.__dataclass_fields__) and _paired(tls, path, problems):
+        try:
+            client_context(EndpointTls(**tls))
+        except InvalidValueError as error:
+            problems.add(path, error.reason)
+
+
+def _paired(tls: dict[str, Any], path: str, problems: Problems) -> bool:
+    """Whether certificate and key are both given, or neither; one alone is a problem."""
+    for given, other in (("cert_file", "key_file"), ("key_file", "cert_file")):
+        if tls.get(given) and other in tls and tls[other] is None:
+            problems.add(f"{path}.{given}", f"it needs a {other} beside it")
+            return False
+    return True
+
+
+def _check_server(server: dict[str, Any], problems: Problems) -> None:
+    tls = server.get("tls", {})
+    complete = _paired(tls, "server.tls", problems) and tls.get("cert_file") and tls.get("key_file")
+    if complete:
+        try:
+            server_context(tls["cert_file"], tls["key_file"])
+        except InvalidValueError as error:
+            problems.add("server.tls", error.reason)
+    one, all_bodies = server.get("max_body_size"), server.get("max_buffered_bytes")
+    if one is not None and all_bodies is not None and all_bodies < one:
+        path = "server.max_buffered_bytes"
+        given = problems.written(path, format_size(all_bodies))
+        least = problems.written("server.max_body_size", format_size(one))
+        problems.add(path, f"{given} is less than max_body_size; make it at least {least}")
+    origins = server.get("cors_origins", ())
+    if "*" in origins and len(origins) > 1:
+        problems.add("server.cors_origins", "'*' is every origin; name no others beside it")
+
+
+def _check_admin(admin: dict[str, Any], problems: Problems) -> None:
+    if admin.get("port") is not None and admin.get("socket"):
+        problems.add("admin.socket", "there is a port already; keep one of the two")
+    elif admin.get("host", _LOOPBACK) != _LOOPBACK and "port" in admin and admin["port"] is None:
+        problems.add("admin.host", "an address needs a port; give admin a port as well")
+
+
+def _check_keys(keys: list[dict[str, Any]], problems: Problems) -> None:
+    names: dict[str, int] = {}
+    digests: dict[str, int] = {}
+    for index, key in enumerate(keys):
+        path = f"auth.keys[{index}]"
+        name = key.get("name")
+        if name == _NOBODY:
+            problems.add(f"{path}.name", "'-' stands for requests without a key; choose a name")
+        elif name is not None and names.setdefault(name, index) != index:
+            written = problems.written(f"{path}.name", name)
+            first = f"auth.keys[{names[name]}]"
+            problems.add(f"{path}.name", f"{written} is already the name of {first}")
+        if any(way not in key for way in _WAYS):
+            continue  # one that was refused is a problem already
+        given = [key[way] for way in _WAYS if key[way] is not None]
+        if len(given) != 1:
+            what = "no secret" if not given else "more than one secret"
+            problems.add(path, f"{what}; give one of {', '.join(_WAYS)}")
+        elif digests.setdefault(given[0], index) != index:
+            first = f"auth.keys[{digests[given[0]]}]"
+            problems.add(path, f"the same secret as {first}; give each client its own")
 
 
 def _check_names(endpoints: list[dict[str, Any]], problems: Problems) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from ollad.config.problems import safe_url
-from ollad.config.schema import Config, Kind, child_type
+from ollad.config.schema import SECRETS, Config, Kind, child_type
 from ollad.config.units import format_duration, format_size
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class Entry:
 def redacted(config: Config) -> dict[str, Any]:
     """``config`` as it would be written, for JSON or YAML: units on numbers, no secret.
 
-    Header values become ``***``, credentials and queries in URLs are masked.
+    Header values and keys become ``***``, credentials and queries in URLs are masked; keys that
+    are not set and have no default are left out.
     """
     return _section(config)
 
@@ -86,6 +87,7 @@ def _section(section: Any) -> dict[str, Any]:
     return {
         field.name: _dumped(field.metadata["kind"], getattr(section, field.name))
         for field in dataclasses.fields(section)
+        if getattr(section, field.name) is not None
     }
 
 
@@ -105,6 +107,8 @@ def _dumped(kind: Kind, value: Any) -> Any:
             return format_size(value)
         case Kind.URL:
             return safe_url(value)
+        case _ if kind in SECRETS:
+            return _HIDDEN
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -128,6 +132,8 @@ def _row(entry: Entry) -> str:
 def _default(field: dataclasses.Field[Any], kind: Kind) -> str:
     if kind in _NESTED:
         return "see below"
+    if field.default is None:
+        return "not set"
     if field.default is not dataclasses.MISSING:
         value = _dumped(kind, field.default)
     elif field.default_factory is not dataclasses.MISSING:

@@ -13,6 +13,9 @@ __all__ = ["Change", "compare"]
 _FIXED: Final = (
     ("server", "host"),
     ("server", "port"),
+    ("admin", "host"),
+    ("admin", "port"),
+    ("admin", "socket"),
     ("logging", "level"),
     ("logging", "format"),
     ("logging", "access"),
@@ -63,6 +66,9 @@ def compare(old: Config, new: Config) -> Change:
             restart.append(f"{section}.{name}")
             kept = replace(getattr(new, section), **{name: was})
             new = replace(new, **{section: kept})
+    if (old.server.tls.cert_file is None) != (new.server.tls.cert_file is None):
+        restart.append("server.tls")
+        new = replace(new, server=replace(new.server, tls=old.server.tls))
     return Change(
         config=new,
         added=tuple(name for name in after if name not in before),

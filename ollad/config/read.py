@@ -14,7 +14,7 @@ from typing import Any, Final
 from ollad.config.addresses import check_header_name, check_header_value
 from ollad.config.problems import InvalidValueError, joined, safe_url, shown
 from ollad.config.schema import Config, Kind, child_type
-from ollad.config.secretfile import read_secret
+from ollad.config.secretfile import key_digest, read_secret, sha256_digest
 from ollad.config.source import Mapping, Scalar, Sequence
 from ollad.config.substitute import substitute
 from ollad.config.values import check_unquoted, convert, nearest
@@ -29,18 +29,24 @@ if typing.TYPE_CHECKING:
 __all__ = ["ENDPOINTS_EXAMPLE", "Reader"]
 
 ENDPOINTS_EXAMPLE: Final = 'endpoints: [{url: "http://127.0.0.1:30000", name: sglang-0}]'
-_LISTS: Final = frozenset({Kind.STRINGS, Kind.HOSTS, Kind.NETWORKS})
+_LISTS: Final = frozenset({Kind.STRINGS, Kind.HOSTS, Kind.NETWORKS, Kind.ORIGINS})
+_KEYS: Final = frozenset({Kind.KEY, Kind.KEY_FILE, Kind.DIGEST})
 _ITEMS: Final[MappingABC[Kind, str]] = {
     Kind.STRINGS: Kind.STRING.value,
     Kind.MAPPING: Kind.STRING.value,
     Kind.HOSTS: "a host name or '*'",
     Kind.NETWORKS: "an IP address or network",
+    Kind.ORIGINS: "an origin such as https://app.example, or '*'",
 }
 _TEXTS: Final = frozenset({Kind.STRING, Kind.NAME, Kind.STRINGS, Kind.MAPPING})
 _MANDATORY_EXAMPLES: Final[MappingABC[str, str]] = {
     "endpoints": ENDPOINTS_EXAMPLE,
     "url": 'url: "http://127.0.0.1:30000"',
     "name": "name: sglang-0",
+}
+_SECTIONS_EXAMPLES: Final[MappingABC[str, str]] = {
+    "endpoints": ENDPOINTS_EXAMPLE,
+    "auth.keys": 'keys: [{name: alice, key: "${ALICE_KEY}"}]',
 }
 
 Field: typing.TypeAlias = dataclasses.Field[Any]
@@ -104,19 +110,24 @@ class Reader:
         if kind is Kind.SECTION:
             return self.section(child_type(section, field.name), node, path)
         if kind is Kind.SECTIONS:
-            return self._sections(child_type(section, field.name), node, path)
+            optional = field.default is not dataclasses.MISSING
+            return self._sections(child_type(section, field.name), node, path, optional=optional)
         if kind is Kind.HEADERS:
             return self._headers(node, path)
         if kind is Kind.MAPPING:
             return self._mapping(node, path)
         if kind in _LISTS:
             return self._list(kind, node, path)
+        if kind in _KEYS:
+            return self._key(kind, node, path)
         return self._scalar(kind, node, path, field.metadata["choices"])
 
-    def _sections(self, section: type, node: Node, path: str) -> list[dict[str, Any]] | None:
-        if not isinstance(node, Sequence) or not node.items:
+    def _sections(
+        self, section: type, node: Node, path: str, *, optional: bool
+    ) -> list[dict[str, Any]] | None:
+        if not isinstance(node, Sequence) or not (node.items or optional):
             got = "an empty list" if isinstance(node, Sequence) else _what(node)
-            example = _MANDATORY_EXAMPLES["endpoints"]
+            example = _SECTIONS_EXAMPLES[path]
             self._problems.add(
                 path, f"expected {Kind.SECTIONS.value}, got {got}; write for example: {example}"
             )
@@ -143,6 +154,24 @@ class Reader:
             if value is not None:
                 values.append(value)
         return tuple(values)
+
+    def _key(self, kind: Kind, node: Node, path: str) -> str | None:
+        """The SHA-256 of a client's key; messages never contain what was read."""
+        if not isinstance(node, Scalar) or node.is_null:
+            self._problems.add(path, f"expected {kind.value}, got {_what(node)}")
+            return None
+        try:
+            if kind is Kind.KEY_FILE:
+                where = self._scalar(Kind.FILE, node, path)
+                return None if where is None else key_digest(read_secret(where))
+            if node.plain:
+                check_unquoted(node.text)
+            text = substitute(node.text, self._environ)
+            return sha256_digest(text) if kind is Kind.DIGEST else key_digest(text)
+        except InvalidValueError as error:
+            shown_path = f"{shown(node.text)}: " if kind is Kind.KEY_FILE else ""
+            self._problems.add(path, shown_path + error.reason)
+            return None
 
     def _mapping(self, node: Node, path: str) -> dict[str, str]:
         values: dict[str, str] = {}

@@ -18,11 +18,16 @@ from typing import Any, Final, cast, get_args, get_type_hints
 
 __all__ = [
     "DEFAULT_PATH",
+    "SECRETS",
+    "Admin",
     "Annotate",
+    "ApiKey",
+    "Auth",
     "Batch",
     "Config",
     "Conversations",
     "Endpoint",
+    "EndpointTls",
     "Health",
     "Kind",
     "Logging",
@@ -33,6 +38,7 @@ __all__ = [
     "Queue",
     "Routing",
     "Server",
+    "ServerTls",
     "child_type",
     "key",
 ]
@@ -52,6 +58,7 @@ class Kind(enum.Enum):
     PORT = "a port number from 0 to 65535"
     URL = "an http:// or https:// URL"
     PATH = "an absolute path that starts with '/'"
+    FILE = "the path of a file, from '/' on"
     NAME = "a name of letters, digits, '.', '_' and '-'"
     BOOLEAN = "true or false"
     POSITIVE = "a whole number, 1 or more"
@@ -65,10 +72,18 @@ class Kind(enum.Enum):
     STRINGS = "a list of strings"
     HOSTS = "a list of host names or '*'"
     NETWORKS = "a list of IP addresses or networks"
+    ORIGINS = "a list of origins such as https://app.example, or '*'"
+    KEY = "a key of 16 or more letters, digits and signs"
+    KEY_FILE = "the path of a file with a key"
+    DIGEST = "64 hexadecimal digits"
     MAPPING = "a mapping of strings to strings"
     HEADERS = "a mapping of header names to values"
     SECTION = "a mapping"
     SECTIONS = "a list of mappings"
+
+
+SECRETS: Final = frozenset({Kind.DIGEST, Kind.HEADERS, Kind.KEY, Kind.KEY_FILE})
+"""Kinds whose values are shown to nobody."""
 
 
 def key(kind: Kind, doc: str, default: Any = MISSING, *, choices: tuple[str, ...] = ()) -> Any:
@@ -81,10 +96,20 @@ def key(kind: Kind, doc: str, default: Any = MISSING, *, choices: tuple[str, ...
         choices: the words a ``Kind.CHOICE`` takes.
     """
     metadata = {"kind": kind, "doc": doc, "choices": choices}
-    visible = kind is not Kind.HEADERS  # header values are secrets, a repr may end in a log
+    visible = kind not in SECRETS  # a repr may end in a log
     if isinstance(default, Mapping):  # not hashable, so dataclasses refuse it as a plain default
         return field(default_factory=lambda: default, repr=visible, metadata=metadata)
     return field(default=default, repr=visible, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """``server.tls``: HTTPS instead of HTTP; both files, in PEM, or neither."""
+
+    cert_file: str | None = key(
+        Kind.FILE, "The server's certificate, with those that vouch for it behind it.", None
+    )
+    key_file: str | None = key(Kind.FILE, "Its private key, not encrypted.", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +124,41 @@ class Server:
     trusted_proxies: tuple[str, ...] = key(
         Kind.NETWORKS, "Peers whose X-Forwarded-* headers are believed.", ()
     )
+    cors_origins: tuple[str, ...] = key(
+        Kind.ORIGINS, "Web pages whose scripts may call ollad (CORS), by origin.", ()
+    )
+    tls: ServerTls = key(Kind.SECTION, "HTTPS instead of HTTP.", ServerTls())
+    max_connections: int = key(
+        Kind.COUNT, "Most client connections at once; the next get 503. 0 is no limit.", 10_000
+    )
+    header_timeout: float = key(
+        Kind.PERIOD,
+        "A request's headers must arrive within this time, its TLS handshake likewise.",
+        10.0,
+    )
+    body_timeout: float = key(
+        Kind.PERIOD, "A request's body must arrive within this time after its headers.", 120.0
+    )
+    keepalive_timeout: float = key(
+        Kind.PERIOD, "An idle client connection is closed after this time.", 75.0
+    )
     max_body_size: int = key(Kind.SIZE, "Largest request body taken.", 64 * _MIB)
+    max_buffered_bytes: int = key(
+        Kind.SIZE,
+        "All request bodies held at once; past it requests get 503. At least max_body_size.",
+        1024 * _MIB,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """``admin``: a listener of its own for /metrics and /internal/*, by port or by socket."""
+
+    host: str = key(Kind.HOST, "Address to listen on, if there is a port.", "127.0.0.1")
+    port: int | None = key(Kind.PORT, "TCP port to listen on; 0 takes a free one.", None)
+    socket: str | None = key(
+        Kind.FILE, "Unix socket to listen on, open to the daemon's user and group.", None
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +167,19 @@ class ModelFilter:
 
     include: tuple[str, ...] = key(Kind.STRINGS, "Patterns of models to offer; empty: all.", ())
     exclude: tuple[str, ...] = key(Kind.STRINGS, "Patterns of models to hide; beats include.", ())
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointTls:
+    """``endpoints[].tls``: how an https:// backend is known, and ollad to it; files in PEM."""
+
+    ca_file: str | None = key(
+        Kind.FILE, "Authorities to trust, instead of the system's, for this backend.", None
+    )
+    cert_file: str | None = key(
+        Kind.FILE, "ollad's own certificate, for backends that ask for one (mTLS).", None
+    )
+    key_file: str | None = key(Kind.FILE, "Its private key, not encrypted.", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +225,54 @@ class Endpoint:
     models: ModelFilter = key(
         Kind.SECTION, "Which of the backend's models to offer.", ModelFilter()
     )
+    tls: EndpointTls = key(Kind.SECTION, "Trust and identity for https://.", EndpointTls())
+
+
+_key = key  # ApiKey has a field of that name
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """``auth.keys[]``: one client; its secret as one of ``key``, ``key_file`` and ``sha256``.
+
+    Of a secret only the SHA-256 is kept, as 64 hexadecimal digits, whichever way it was given.
+    """
+
+    name: str = _key(Kind.NAME, "Unique name, shown in logs and metrics instead of the key.")
+    key: str | None = _key(Kind.KEY, "The key itself, best from a variable.", None)
+    key_file: str | None = _key(
+        Kind.KEY_FILE, "A file that holds the key, such as a systemd credential.", None
+    )
+    sha256: str | None = _key(
+        Kind.DIGEST, "The SHA-256 of the key, as from printf %s KEY | sha256sum.", None
+    )
+    models: tuple[str, ...] = _key(
+        Kind.STRINGS, "Patterns of models it may use, as in endpoints; empty: all.", ()
+    )
+    requests_per_minute: int = _key(
+        Kind.COUNT, "Requests it may send a minute, all at once if it likes; 0 is no limit.", 0
+    )
+    tokens_per_minute: int = _key(
+        Kind.COUNT,
+        "Tokens a minute, prompts and replies as backends count them; 0 is no limit.",
+        0,
+    )
+    max_concurrent: int = _key(Kind.COUNT, "Requests under way at once; 0 is no limit.", 0)
+    cache_salt: bool = _key(
+        Kind.BOOLEAN, "Keep its prompts in a radix cache apart from everyone else's.", False
+    )
+
+    @property
+    def digest(self) -> bytes:
+        """The SHA-256 of the secret."""
+        return bytes.fromhex(self.key or self.key_file or self.sha256 or "")
+
+
+@dataclass(frozen=True, slots=True)
+class Auth:
+    """``auth``: who may use ollad; without keys, everyone who can reach it."""
+
+    keys: tuple[ApiKey, ...] = key(Kind.SECTIONS, "The clients.", ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +414,8 @@ class Config:
 
     endpoints: tuple[Endpoint, ...] = key(Kind.SECTIONS, "The backends.")
     server: Server = key(Kind.SECTION, "Where ollad listens.", Server())
+    admin: Admin = key(Kind.SECTION, "A listener for operators.", Admin())
+    auth: Auth = key(Kind.SECTION, "Who may use ollad.", Auth())
     routing: Routing = key(Kind.SECTION, "How a backend is chosen.", Routing())
     proxy: Proxy = key(Kind.SECTION, "Patience towards backends.", Proxy())
     health: Health = key(Kind.SECTION, "When a backend is out.", Health())

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
-from ollad.config.addresses import parse_host, parse_network, parse_path, parse_url
+from ollad.config.addresses import (
+    parse_file,
+    parse_host,
+    parse_network,
+    parse_origin,
+    parse_path,
+    parse_url,
+)
 from ollad.config.problems import InvalidValueError
 from ollad.config.schema import Kind
 from ollad.config.units import parse_duration, parse_size
@@ -123,6 +130,10 @@ def _count(text: str) -> int:
     return _whole_number(text, _HIGHEST_COUNT)
 
 
+def _allowed_origin(text: str) -> str:
+    return text if text == "*" else parse_origin(text)
+
+
 def _fraction(text: str) -> float:
     if not _FRACTION.fullmatch(text):
         fix = f"write {float(text[:-1]) / 100:g}" if _PERCENT.fullmatch(text) else ""
@@ -175,6 +186,7 @@ _CONVERTERS: Final[Mapping[Kind, Callable[[str], Any]]] = MappingProxyType(
         Kind.PATH: parse_path,
         Kind.NAME: _name,
         Kind.BOOLEAN: _boolean,
+        Kind.FILE: parse_file,
         Kind.POSITIVE: _positive,
         Kind.COUNT: _count,
         Kind.FRACTION: _fraction,
@@ -185,6 +197,7 @@ _CONVERTERS: Final[Mapping[Kind, Callable[[str], Any]]] = MappingProxyType(
         Kind.STRINGS: _string,
         Kind.HOSTS: _allowed_host,
         Kind.NETWORKS: parse_network,
+        Kind.ORIGINS: _allowed_origin,
         Kind.MAPPING: _string,
     }
 )

@@ -30,7 +30,7 @@ from ollad.handlers.passthrough import relay_document, relay_upload
 from ollad.handlers.responses import cancel_response, create_response, show_response
 from ollad.handlers.vision import vision
 
-__all__ = ["PREFIX", "ROUTES", "Handler", "Route"]
+__all__ = ["ADMIN_ROUTES", "PREFIX", "PUBLIC_ROUTES", "ROUTES", "Handler", "Route"]
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -93,3 +93,13 @@ ROUTES: Final = (
     Route("GET", "/internal/events", "internal", events),
     Route("GET", "/version", "internal", version),
 )
+
+_VERSION: Final = "/version"
+
+ADMIN_ROUTES: Final = tuple(route for route in ROUTES if not route.path.startswith(PREFIX))
+"""What a listener for operators serves."""
+
+PUBLIC_ROUTES: Final = tuple(
+    route for route in ROUTES if route not in ADMIN_ROUTES or route.path == _VERSION
+)
+"""What is left for the other then."""

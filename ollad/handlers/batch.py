@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from ollad.entrance import check_adapters
 from ollad.errors import BackendError, BadRequestError, GatewayError, PayloadTooLargeError
 from ollad.gateway import GATEWAY
 from ollad.generation import GENERATE
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from ollad.auth import Key
     from ollad.call import Call
     from ollad.gateway import Gateway, Runtime
     from ollad.sglang.annotate import Usage
@@ -62,6 +64,9 @@ async def batch(request: web.Request) -> web.StreamResponse:
     if response is not None:
         return response
     items = _items(call.document or {}, runtime.config.batch.max_items)
+    lease = request[RECORD].lease
+    if lease is not None:
+        lease.more(len(items) - 1, gateway.clock())
     run = _Run(request, gateway, runtime, _item_calls(request, runtime, call, items))
     await run.all(items)
     return json_response(run.result())
@@ -146,7 +151,8 @@ def _item_calls(
             with _at(f"requests[{index}]"):
                 model, _ = resolve_model(request, runtime, {"model": named})
             found[named] = model, record.model or model
-        calls.append(_item_call(call, item, found[named][0]))
+        with _at(f"requests[{index}]"):
+            calls.append(_item_call(call, item, found[named][0], record.key))
     record.model = ",".join(dict.fromkeys(spelling for _, spelling in found.values()))
     models = {model for model, _ in found.values()}
     record.served_model = models.pop() if len(models) == 1 else None
@@ -155,8 +161,12 @@ def _item_calls(
     return calls
 
 
-def _item_call(call: Call, item: Mapping[str, Any], model: str) -> Call:
+def _item_call(call: Call, item: Mapping[str, Any], model: str, key: Key | None) -> Call:
     document = dict(item)
+    if key is not None:
+        check_adapters(document, key)
+        if key.salted:
+            document["cache_salt"] = key.cache_salt(document.get("cache_salt"))
     if item.get("model"):
         document["model"] = model
     if item.get("rid") is not None:
@@ -261,6 +271,9 @@ class _Run:
         }
 
     def _count(self, record: RequestRecord, usage: Usage) -> None:
+        lease = self._record.lease
+        if lease is not None:
+            lease.charge(usage.prompt_tokens, usage.completion_tokens, self._gateway.clock())
         backend = self._runtime.pool.get(record.endpoint or "")
         speculative = None
         if backend is not None:

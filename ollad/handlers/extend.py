@@ -52,8 +52,8 @@ async def extend(request: web.Request) -> web.StreamResponse:
             return None
         if all(backend.native(_ROUTE) is False for backend in runtime.pool.routable()):
             # before anything is said of the model, which would be that of the conversation
-            gateway.conversations.require("", rid)
-        return gateway.conversations.model_of("", rid)
+            gateway.conversations.require(request[RECORD].tenant, rid)
+        return gateway.conversations.model_of(request[RECORD].tenant, rid)
 
     call = await read_call(request, runtime, _ROUTE, identity=True, usual_model=usual_model)
     response = await _native(request, runtime, call)

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from ollad.errors import NotFoundError, UnavailableError
 from ollad.gateway import GATEWAY
+from ollad.record import RECORD
 from ollad.responses import json_response
 
 if TYPE_CHECKING:
@@ -104,10 +105,17 @@ def _merged(offers: list[tuple[Backend, ModelCard]], created: int) -> dict[str, 
 
 
 def _cards(request: web.Request, gateway: Gateway) -> dict[str, dict[str, Any]]:
-    runtime = gateway.runtime
-    return request.app[CATALOGUE].cards(
-        runtime.pool.routable(), runtime.config.routing.model_aliases, gateway.wall()
-    )
+    """The cards of those models that the request's key may use."""
+    runtime, key = gateway.runtime, request[RECORD].key
+    aliases = runtime.config.routing.model_aliases
+    cards = request.app[CATALOGUE].cards(runtime.pool.routable(), aliases, gateway.wall())
+    if key is None:
+        return cards
+    return {
+        name: card
+        for name, card in cards.items()
+        if key.permits(name) or key.permits(aliases.get(name, name))
+    }
 
 
 async def list_models(request: web.Request) -> web.StreamResponse:
@@ -119,8 +127,10 @@ async def list_models(request: web.Request) -> web.StreamResponse:
 async def show_model(request: web.Request) -> web.StreamResponse:
     """One model; its id may hold slashes."""
     cards = _cards(request, request.app[GATEWAY])
-    model = request.match_info["id"]
+    model, key = request.match_info["id"], request[RECORD].key
     if model not in cards:
+        if key is not None:
+            key.require(model)
         raise _unknown(model, cards)
     return json_response(cards[model])
 
@@ -132,12 +142,18 @@ async def model_info(request: web.Request) -> web.StreamResponse:
     """
     runtime = request.app[GATEWAY].runtime
     backends = runtime.pool.routable()
-    wanted = request.query.get("model")
+    wanted, key = request.query.get("model"), request[RECORD].key
     if wanted is not None:
         target = runtime.config.routing.model_aliases.get(wanted, wanted)
+        if key is not None:
+            key.require(wanted, target)
         backends = tuple(backend for backend in backends if backend.serves(target))
         if not backends:
-            raise _unknown(wanted, runtime.pool.models())
+            raise _unknown(wanted, _cards(request, request.app[GATEWAY]))
+    elif key is not None:
+        backends = tuple(
+            backend for backend in backends if any(map(key.permits, backend.snapshot.model_ids))
+        )
     for backend in backends:
         document = backend.snapshot.engine.model_info
         if document is not None:

@@ -40,6 +40,8 @@ async def create_response(request: web.Request) -> web.StreamResponse:
         holder = affinity.find(Held.RESPONSE, call.tenant, previous)
         if holder is not None and runtime.pool.get(holder.backend) is not None:
             call = call._replace(pinned=holder.backend)
+        elif call.tenant:
+            raise _unknown(previous, "previous_response_id")
 
     def remember(reply: Mapping[str, Any] | None) -> None:
         created, name = _response_id(reply), request[RECORD].endpoint
@@ -71,16 +73,14 @@ async def cancel_response(request: web.Request) -> web.StreamResponse:
 async def _relay_stored(request: web.Request, action: str) -> web.StreamResponse:
     runtime = request.app[GATEWAY].runtime
     identifier = request.match_info["id"]
-    body = await read_body(request, runtime.config.server.max_body_size)
+    body = await read_body(request, runtime.config.server)
     record = request[RECORD]
-    holder = request.app[AFFINITY].find(Held.RESPONSE, "", identifier)
+    holder = request.app[AFFINITY].find(Held.RESPONSE, record.tenant, identifier)
     names = [backend.name for backend in runtime.pool]
     if holder is not None and holder.backend in names:
         names = [holder.backend]
-    elif len(names) > 1:
-        raise NotFoundError(
-            f"No response '{identifier:.80}' was made here.", param="id", code="response_not_found"
-        )
+    elif len(names) > 1 or record.tenant:
+        raise _unknown(identifier, "id")  # with keys, another's perhaps
     query = request.rel_url.raw_query_string
     call = Call(
         family=record.family,
@@ -92,6 +92,12 @@ async def _relay_stored(request: web.Request, action: str) -> web.StreamResponse
     )
     relayed = await relay_call(request, runtime, call, _STORED)
     return relayed.response
+
+
+def _unknown(identifier: str, param: str) -> NotFoundError:
+    return NotFoundError(
+        f"No response '{identifier:.80}' was made here.", param=param, code="response_not_found"
+    )
 
 
 def _response_id(reply: Mapping[str, Any] | None) -> str | None:

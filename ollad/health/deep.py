@@ -19,10 +19,8 @@ from ollad.sglang import probes, readings
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    import aiohttp
-
     from ollad.config.schema import Endpoint
-    from ollad.health.fetch import Reply
+    from ollad.health.fetch import ProbeClient, Reply
 
 __all__ = ["DeepProbe"]
 
@@ -38,7 +36,7 @@ class DeepProbe:
 
     Args:
         endpoint: the backend.
-        session: the control plane's client session.
+        client: the control plane's.
         interval: time between two probes while all is well, seconds; jittered by a tenth.
         clock: monotonic time, seconds.
         random: a number from 0 to 1.
@@ -50,14 +48,14 @@ class DeepProbe:
     def __init__(
         self,
         endpoint: Endpoint,
-        session: aiohttp.ClientSession,
+        client: ProbeClient,
         *,
         interval: float,
         clock: Callable[[], float],
         random: Callable[[], float],
     ) -> None:
         self._endpoint = endpoint
-        self._session = session
+        self._client = client
         self.interval = interval
         self._clock = clock
         self._random = random
@@ -113,7 +111,7 @@ class DeepProbe:
         if self._task is None:
             timeout = max(_LEAST_TIMEOUT, self._endpoint.check_timeout)
             self._task = asyncio.create_task(
-                fetch(self._session, self._endpoint, probes.HEALTH, seconds=timeout),
+                fetch(self._client, self._endpoint, probes.HEALTH, seconds=timeout),
                 name=f"deep probe of {self._endpoint.name}",
             )
         return self._task

@@ -7,6 +7,7 @@ broken exchange, and no text made here names an address or a header's value.
 from __future__ import annotations
 
 import errno
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,9 +18,12 @@ from multidict import CIMultiDict
 from ollad import __version__
 
 if TYPE_CHECKING:
-    from ollad.config.schema import Endpoint
+    from collections.abc import AsyncIterator
 
-__all__ = ["MAX_BODY", "Reply", "fetch", "open_session"]
+    from ollad.config.schema import Endpoint
+    from ollad.tls import BackendTls
+
+__all__ = ["MAX_BODY", "ProbeClient", "Reply", "fetch", "open_client"]
 
 MAX_BODY: Final = 16 * 1024 * 1024
 """Longest body read, bytes, after decompression."""
@@ -28,16 +32,34 @@ _KEEPALIVE: Final = 3.0
 """Seconds; SGLang closes idle connections after 5."""
 
 
-def open_session() -> aiohttp.ClientSession:
-    """The control plane's client session, to be closed by the caller.
+@dataclass(frozen=True, slots=True)
+class ProbeClient:
+    """What probes are sent with.
+
+    Attributes:
+        session: aiohttp's.
+        tls: the contexts for backends.
+    """
+
+    session: aiohttp.ClientSession
+    tls: BackendTls
+
+
+@asynccontextmanager
+async def open_client(tls: BackendTls) -> AsyncIterator[ProbeClient]:
+    """The control plane's client.
 
     It has no limit on connections, so that backends that hang cannot use up those of others, and
     keeps no cookies.
+
+    Args:
+        tls: the contexts for backends.
     """
-    return aiohttp.ClientSession(
+    async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE),
         cookie_jar=aiohttp.DummyCookieJar(),
-    )
+    ) as session:
+        yield ProbeClient(session, tls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +119,7 @@ class Reply:
 
 
 async def fetch(
-    session: aiohttp.ClientSession,
+    client: ProbeClient,
     endpoint: Endpoint,
     path: str,
     *,
@@ -107,7 +129,7 @@ async def fetch(
     """GET ``path`` of a backend, with the endpoint's headers.
 
     Args:
-        session: the control plane's client session.
+        client: the control plane's.
         endpoint: the backend.
         path: path and query below the endpoint's base URL.
         seconds: bound on the whole exchange, name resolution to last byte, seconds.
@@ -119,10 +141,11 @@ async def fetch(
     # Compression costs the server more than it saves on its own network.
     headers["Accept-Encoding"] = "identity"
     try:
-        async with session.get(
+        async with client.session.get(
             endpoint.url.rstrip("/") + path,
             headers=headers,
             allow_redirects=False,
+            ssl=client.tls.context(endpoint.tls) if endpoint.url.startswith("https:") else True,
             timeout=aiohttp.ClientTimeout(total=seconds),
         ) as response:
             body = bytearray()

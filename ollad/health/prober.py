@@ -26,11 +26,9 @@ from ollad.sglang.counters import MonotonicCount
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    import aiohttp
-
     from ollad.backends.snapshot import Load, ModelCard, State
     from ollad.config.schema import Endpoint
-    from ollad.health.fetch import Reply
+    from ollad.health.fetch import ProbeClient, Reply
     from ollad.health.knowledge import Facts
 
 __all__ = ["Prober", "Round"]
@@ -56,7 +54,7 @@ class Prober:
 
     Args:
         endpoint: the backend.
-        session: the control plane's client session; it is not closed here.
+        client: the control plane's; it is not closed here.
         deep_interval: time between two probes of ``/health``, seconds.
         clock: monotonic time, seconds.
         wall: Unix time, seconds.
@@ -66,7 +64,7 @@ class Prober:
     def __init__(
         self,
         endpoint: Endpoint,
-        session: aiohttp.ClientSession,
+        client: ProbeClient,
         *,
         deep_interval: float,
         clock: Callable[[], float],
@@ -74,16 +72,14 @@ class Prober:
         random: Callable[[], float],
     ) -> None:
         self._endpoint = endpoint
-        self._session = session
+        self._client = client
         self._clock = clock
         self._wall = wall
         self._accepted = MonotonicCount()
         self._incarnation = Incarnation()
         self._last = Round(Outcome(Result.UNDECIDED))
         self._own_readiness = endpoint.health_check_url != probes.HEALTH
-        self._deep = DeepProbe(
-            endpoint, session, interval=deep_interval, clock=clock, random=random
-        )
+        self._deep = DeepProbe(endpoint, client, interval=deep_interval, clock=clock, random=random)
 
     def schedule_deep(self, interval: float) -> None:
         """Probe ``/health`` every ``interval`` seconds, from the next time on."""
@@ -166,7 +162,7 @@ class Prober:
 
     async def _get(self, route: str) -> Reply:
         return await fetch(
-            self._session,
+            self._client,
             self._endpoint,
             route,
             seconds=self._endpoint.check_timeout,

@@ -18,12 +18,11 @@ from ollad.routing.weights import weight
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    import aiohttp
-
     from ollad.backends.backend import Backend
     from ollad.backends.pool import Pool
     from ollad.backends.snapshot import State
     from ollad.config.schema import Health
+    from ollad.health.fetch import ProbeClient
 
 __all__ = ["HealthMonitor", "HealthObserver"]
 
@@ -48,7 +47,7 @@ class HealthMonitor:
     Args:
         pool: the backends.
         health: thresholds and intervals.
-        session: client session for probes, see ``fetch.open_session``; stays open when the
+        client: for probes, see ``fetch.open_client``; stays open when the
             monitor stops.
         observer: told of every round and transition.
         clock: monotonic time, seconds.
@@ -60,7 +59,7 @@ class HealthMonitor:
         self,
         pool: Pool,
         health: Health,
-        session: aiohttp.ClientSession,
+        client: ProbeClient,
         *,
         observer: HealthObserver | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -68,7 +67,7 @@ class HealthMonitor:
         random: Callable[[], float] = random_module.random,
     ) -> None:
         self._observer = observer
-        self._session = session
+        self._client = client
         self._clock = clock
         self._wall = wall
         self._random = random
@@ -118,7 +117,7 @@ class HealthMonitor:
     def _watch(self, backend: Backend, health: Health) -> _Watch:
         prober = Prober(
             backend.endpoint,
-            self._session,
+            self._client,
             deep_interval=health.deep_interval,
             clock=self._clock,
             wall=self._wall,

@@ -21,10 +21,12 @@ from ollad.metrics.collectors import (
 )
 from ollad.metrics.counter import Counter, Gauge
 from ollad.metrics.histogram import Histogram
+from ollad.metrics.keys import KeyCollector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from ollad.auth import Meter
     from ollad.backends.backend import Backend
     from ollad.metrics.counter import Count
     from ollad.metrics.histogram import Observations
@@ -253,6 +255,14 @@ class Telemetry:
     def bind_books(self, standings: Callable[[], Mapping[str, Standing]]) -> None:
         """Show what routing keeps of each backend, by name; to be called once."""
         self.registry.register(BooksCollector(standings))
+
+    def bind_keys(self, meters: Callable[[], Mapping[str, Meter]]) -> None:
+        """Export what clients' keys have used.
+
+        Args:
+            meters: gives the present keys' meters by name.
+        """
+        self.registry.register(KeyCollector(meters))
 
     def bind_log(self, dropped: Callable[[], int]) -> None:
         """Show how many log lines were dropped; to be called once."""

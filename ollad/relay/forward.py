@@ -86,7 +86,7 @@ class Relay:
             first_byte=first_byte,
             clock=self._clock,
         )
-        pool = self._pools.pool(backend.endpoint.url)
+        pool = self._pools.pool(backend.endpoint.url, backend.endpoint.tls)
         return exchange.run(pool, request)
 
     async def refused(self, backend: Backend, seconds: float) -> bool:
@@ -95,11 +95,12 @@ class Relay:
         A process that was killed takes a moment to let go of its sockets, so it is asked more
         than once; each time it may take ``seconds``.
         """
+        pool = self._pools.pool(backend.endpoint.url, backend.endpoint.tls)
         for pause in _DEATH_SECONDS:
             await asyncio.sleep(pause)
             try:
                 async with asyncio.timeout(seconds):
-                    connection = await self._pools.pool(backend.endpoint.url).connect()
+                    connection = await pool.connect()
             except ConnectionRefusedError:
                 return True
             except OSError:  # TimeoutError is one as well

@@ -7,18 +7,21 @@ before the backend does it (uvicorn closes idle connections after 5 s).
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import urlsplit
 
 from ollad.relay.upstream import Connection
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    import ssl
+    from collections.abc import Callable
     from types import TracebackType
 
+    from ollad.config.schema import EndpointTls
     from ollad.relay.exchange import UpstreamRequest
+    from ollad.tls import BackendTls
 
 __all__ = ["ConnectionPool", "ConnectionPools"]
 
@@ -37,18 +40,16 @@ class ConnectionPool:
     Args:
         url: of the backend.
         buffer: shared by all connections.
-        trust: makes the context for TLS.
+        tls: what connections are secured with; None for http.
     """
 
-    def __init__(
-        self, url: str, buffer: bytearray, trust: Callable[[], Awaitable[ssl.SSLContext]]
-    ) -> None:
+    def __init__(self, url: str, buffer: bytearray, tls: Callable[[], ssl.SSLContext]) -> None:
         self._buffer = buffer
-        self._trust = trust
+        self._tls = tls
         parts = urlsplit(url)
-        self._tls = parts.scheme == "https"
+        self._secure = parts.scheme == "https"
         self._host = parts.hostname or ""
-        self._port = parts.port or (443 if self._tls else 80)
+        self._port = parts.port or (443 if self._secure else 80)
         self._idle: deque[Connection] = deque()
         self._open: set[Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
@@ -83,7 +84,7 @@ class ConnectionPool:
             OSError: the backend does not take connections (also for TLS and name resolution).
         """
         loop = asyncio.get_running_loop()
-        tls = await self._trust() if self._tls else None
+        tls = self._tls() if self._secure else None
         connection = Connection(self._buffer, self._kept, self._open.discard)
         await loop.create_connection(lambda: connection, self._host, self._port, ssl=tls)
         if connection.open:  # it may be lost by now, which is told only once
@@ -128,26 +129,24 @@ class ConnectionPool:
 
 
 class ConnectionPools:
-    """One pool for each address in use; to be used as a context manager."""
+    """One pool for each address and way to secure it; to be used as a context manager.
 
-    def __init__(self) -> None:
-        self._pools: dict[str, ConnectionPool] = {}
+    Args:
+        tls: the contexts for backends.
+    """
+
+    def __init__(self, tls: BackendTls) -> None:
+        self._pools: dict[tuple[str, EndpointTls], ConnectionPool] = {}
         self._buffer = bytearray(_READ_BYTES)
-        self._tls: ssl.SSLContext | None = None
+        self._tls = tls
 
-    def pool(self, url: str) -> ConnectionPool:
+    def pool(self, url: str, tls: EndpointTls) -> ConnectionPool:
         """The pool for the backend at ``url``."""
-        pool = self._pools.get(url)
+        pool = self._pools.get((url, tls))
         if pool is None:
-            pool = self._pools[url] = ConnectionPool(url, self._buffer, self._trust)
+            context = partial(self._tls.context, tls)
+            pool = self._pools[url, tls] = ConnectionPool(url, self._buffer, context)
         return pool
-
-    async def _trust(self) -> ssl.SSLContext:
-        """The system's certificate authorities, or those that ``SSL_CERT_FILE`` names."""
-        if self._tls is None:
-            # hundreds of certificates take their time
-            self._tls = await asyncio.to_thread(ssl.create_default_context)
-        return self._tls
 
     async def __aenter__(self) -> Self:
         return self

@@ -3,16 +3,26 @@ from __future__ import annotations
 import pytest
 
 from ollad import errors
-from ollad.errors import ConfigError, GatewayError, NotFoundError, UnavailableError
+from ollad.errors import (
+    ConfigError,
+    GatewayError,
+    NotFoundError,
+    TooManyRequestsError,
+    UnavailableError,
+)
 
 STATUSES = {
     errors.BadRequestError: 400,
+    errors.UnauthorizedError: 401,
+    errors.ForbiddenError: 403,
     errors.NotFoundError: 404,
     errors.MethodNotAllowedError: 405,
+    errors.RequestTimeoutError: 408,
     errors.ConflictError: 409,
     errors.PayloadTooLargeError: 413,
     errors.UriTooLongError: 414,
     errors.UnsupportedMediaTypeError: 415,
+    errors.TooManyRequestsError: 429,
     errors.HeadersTooLargeError: 431,
     errors.GatewayError: 500,
     errors.BackendError: 502,
@@ -26,7 +36,8 @@ def test_each_error_has_its_status_and_says_whose_fault_it_is(
     error: type[GatewayError], status: int
 ) -> None:
     assert error.status == status
-    assert error("x").kind == ("invalid_request_error" if status < 500 else "api_error")
+    kind = "invalid_request_error" if status < 500 else "api_error"
+    assert error.kind == ("rate_limit_error" if status == 429 else kind)
 
 
 def test_every_error_that_is_answered_is_known_here() -> None:
@@ -61,6 +72,7 @@ def test_a_code_given_once_does_not_stick() -> None:
 def test_who_is_turned_away_learns_when_to_come_back() -> None:
     assert UnavailableError("x").headers["Retry-After"] == "1"
     assert UnavailableError("x", retry_after=30).headers["Retry-After"] == "30"
+    assert TooManyRequestsError("x", retry_after=7).headers["Retry-After"] == "7"
 
 
 def test_a_configuration_error_holds_every_problem() -> None:

@@ -137,6 +137,8 @@ def test_the_watchdogs_time_is_for_the_process_it_names(
 FIRST = 200
 """In a test, descriptor 3 is taken."""
 
+NAMES = ("proxy", "admin")
+
 
 def handed_over(*sockets: socket.socket, names: str | None = None) -> dict[str, str]:
     """Copy the sockets to the descriptors from ``FIRST`` on; the environment that says so."""
@@ -158,7 +160,7 @@ def test_sockets_are_told_apart_by_name_whatever_their_order(
     listeners: list[socket.socket],
 ) -> None:
     environ = handed_over(*listeners, names="proxy:admin:proxy")
-    found = inherited_sockets(environ, 42, first=FIRST)
+    found = inherited_sockets(environ, 42, NAMES, first=FIRST)
     ports = {name: [one.getsockname()[1] for one in some] for name, some in found.items()}
     first, second, third = (one.getsockname()[1] for one in listeners)
     assert ports == {"proxy": [first, third], "admin": [second]}
@@ -168,14 +170,13 @@ def test_sockets_are_told_apart_by_name_whatever_their_order(
             one.close()
 
 
-@pytest.mark.parametrize("names", [None, "", ":"])
-def test_sockets_without_names_are_taken_too(
+@pytest.mark.parametrize("names", [None, "", ":", "web", "ollad.socket"])
+def test_a_socket_of_another_name_is_not_served_on_by_mistake(
     listeners: list[socket.socket], names: str | None
 ) -> None:
-    found = inherited_sockets(handed_over(listeners[0], names=names), 42, first=FIRST)
-    assert [len(some) for some in found.values()] == [1]
-    for (one,) in found.values():
-        one.close()
+    with pytest.raises(ListenError, match="FileDescriptorName=admin or proxy"):
+        inherited_sockets(handed_over(listeners[0], names=names), 42, NAMES, first=FIRST)
+    os.close(FIRST)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +195,7 @@ def test_what_is_for_another_process_or_nobody_is_left_alone(
 ) -> None:
     handed_over(listeners[0])
     try:
-        assert inherited_sockets(environ, 42, first=FIRST) == {}
+        assert inherited_sockets(environ, 42, NAMES, first=FIRST) == {}
         os.fstat(FIRST)
     finally:
         os.close(FIRST)
@@ -203,8 +204,9 @@ def test_what_is_for_another_process_or_nobody_is_left_alone(
 def test_what_cannot_be_listened_on_is_refused_by_name() -> None:
     with (
         socket.socket() as unconnected,
-        pytest.raises(ListenError, match=r"'web'.*wants ListenStream="),
+        pytest.raises(ListenError, match=r"'proxy'.*wants ListenStream="),
     ):
-        inherited_sockets(handed_over(unconnected, names="web"), 42, first=FIRST)
+        inherited_sockets(handed_over(unconnected, names="proxy"), 42, NAMES, first=FIRST)
+    environ = {"LISTEN_PID": "42", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "proxy"}
     with pytest.raises(ListenError, match="is no socket"):
-        inherited_sockets({"LISTEN_PID": "42", "LISTEN_FDS": "1"}, 42, first=FIRST)
+        inherited_sockets(environ, 42, NAMES, first=FIRST)

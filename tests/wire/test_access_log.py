@@ -43,6 +43,7 @@ async def test_a_whole_reply_has_a_line_with_everything(
         "event": "request",
         "request_id": response.headers["X-Olla-Request-ID"],
         "client": "127.0.0.1",
+        "key": "-",
         "method": "POST",
         "path": PREFIX + CHAT_PATH,
         "family": "chat",

@@ -1,11 +1,13 @@
 #!/bin/bash
-# bare.sh REPOSITORY: clone it on a bare Debian 12, and do there what the README says.
+# bare.sh REPOSITORY person: clone it on a bare Debian 12, and do there what the README says.
+# bare.sh REPOSITORY package: make its Debian package there, install it, use it, purge it.
 # The machine is a chroot over a copy-on-write view of a debootstrap tree that has nothing but
 # python3, python3-venv, make and git; the tree is made once and kept in ~/.cache/ollad-ci/debian12.
 # Needs root, debootstrap, overlayfs and the network's Debian mirror and PyPI; exits with 77 where one
 # of the first three is missing. How this machine reaches PyPI (certificates, proxy, index) goes along.
 set -euo pipefail
-REPOSITORY=$(realpath "${1:?usage: bare.sh REPOSITORY}")
+REPOSITORY=$(realpath "${1:?usage: bare.sh REPOSITORY person|package}")
+WHAT=${2:?usage: bare.sh REPOSITORY person|package}
 HERE=$(dirname "$(realpath "$0")")
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/ollad-ci
 TREE=$CACHE/debian12
@@ -13,7 +15,7 @@ MIRROR=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 
 skip() { echo "SKIP: $*"; exit 77; }
 
-if [ "${2:-}" != --inside ]; then
+if [ "${3:-}" != --inside ]; then
   [ "$(id -u)" = 0 ] || skip "not root"
   [ -x "$TREE/usr/bin/git" ] || command -v debootstrap > /dev/null || skip "no debootstrap"
   grep -qw overlay /proc/filesystems || modprobe overlay 2> /dev/null || skip "no overlayfs"
@@ -28,7 +30,7 @@ if [ "${2:-}" != --inside ]; then
     mv "$TREE.new" "$TREE"
     echo "that took $SECONDS s"
   fi
-  exec unshare --mount --pid --fork --kill-child bash "$0" "$REPOSITORY" --inside
+  exec unshare --mount --pid --fork --kill-child bash "$0" "$REPOSITORY" "$WHAT" --inside
 fi
 
 mount --make-rprivate /
@@ -53,7 +55,7 @@ mount --bind -o ro "$REPOSITORY" "$R/mnt/repository"
 cp /etc/resolv.conf /etc/hosts "$R/etc/"
 # it is another user's, who may well be trusted
 printf '[safe]\n\tdirectory = *\n' > "$R/etc/gitconfig"
-cp "$HERE/person.py" "$R/usr/local/share/person.py"
+cp "$HERE/person.py" "$HERE/package.sh" "$R/usr/local/share/"
 
 environment=(HOME=/home/person PATH=/usr/bin:/bin LANG=C.UTF-8 TERM=xterm PYTHONUNBUFFERED=1)
 for name in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY PIP_INDEX_URL \
@@ -71,8 +73,17 @@ fi
 
 chroot "$R" useradd --create-home person
 status=0
-chroot --userspec=person:person "$R" env -i "${environment[@]}" \
-  python3 /usr/local/share/person.py /mnt/repository || status=$?
+as_person() { chroot --userspec=person:person "$R" env -i "${environment[@]}" "$@"; }
+case $WHAT in
+person) as_person python3 /usr/local/share/person.py /mnt/repository || status=$? ;;
+package)
+  as_person git clone --quiet /mnt/repository /home/person/ollad
+  as_person make -C /home/person/ollad deb
+  echo "make deb: done after $SECONDS s"
+  chroot "$R" env -i "${environment[@]}" HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+    bash /usr/local/share/package.sh /home/person/ollad/dist || status=$?
+  ;;
+esac
 umount --lazy "$W"
 rmdir "$W"
 exit $status

@@ -220,6 +220,40 @@ until_true 5 '[ -s /tmp/cut.rc ]'
 # curl: transfer closed with outstanding read data remaining
 has "loudly" "$(g cat /tmp/cut.rc)" 18
 
+echo "--- socket"
+gs "rm -r $UNIT.d; systemctl daemon-reload"
+configure '' sim-a=30000 sim-slow=30002
+g systemctl stop ollad.service
+g systemctl enable --quiet --now ollad.socket; ok "the socket can be enabled and started" $?
+has "nothing runs yet" "$(show ActiveState)" inactive
+has "the first connection starts it and is answered" "$(C /internal/health)" alive
+has "STATUS says where, and whose socket" "$(show StatusText)" "127.0.0.1:40114 by systemd's socket"
+PID=$(show MainPID)
+# six clients, each on a new connection for each request; the codes are theirs, 000 is a refusal
+gs 'rm -f /tmp/codes.*; touch /tmp/go
+    for n in 1 2 3 4 5 6; do
+      (while [ -e /tmp/go ]; do
+         curl -s -o /dev/null -w "%{http_code}\n" --max-time 30 http://127.0.0.1:40114/olla/sglang/v1/models
+       done > /tmp/codes.$n) > /dev/null 2>&1 < /dev/null &
+    done'
+chat /tmp/handed 10; ok "a slow chat is under way" $?
+for _ in 1 2 3; do
+  sleep .5
+  g systemctl restart ollad.service; ok "restart" $?
+done
+chat_ends "the chat came to its end" /tmp/handed
+sleep .5
+gs 'rm /tmp/go; for _ in $(seq 100); do pgrep -x curl > /dev/null || exit 0; sleep .1; done'
+CODES=$(gs 'sort /tmp/codes.* | uniq -c' | awk '{print $2 "x" $1}' | tr '\n' ' ')
+ok "not one of the requests meanwhile was lost  ($CODES)" "$([[ $CODES =~ ^200x[0-9]{2,}\ $ ]]; echo $?)"
+ok "three processes served them" "$([ "$(show MainPID)" != "$PID" ]; echo $?)"
+g systemctl stop ollad.socket ollad.service 2> /dev/null; ok "both stop" $?
+has "and then nothing listens" "$(C /internal/health)" "connect to server"
+g systemctl disable --quiet ollad.socket
+g systemctl start ollad.service; ok "without the socket it listens itself" $?
+hasnt "and says so" "$(show StatusText)" socket
+g systemctl stop ollad.service
+
 echo "--- broken file"
 MARK=$(mark)
 configure 'proxi: {}' sim-a=30000
@@ -231,7 +265,7 @@ configure '' sim-a=30000
 g systemctl start ollad.service; ok "with the file put right it starts" $?
 
 echo "--- removal"
-gs "rm -r $UNIT.d"
+gs "rm -rf $UNIT.d"
 gs "dpkg -r ollad" > /dev/null 2>&1; ok "dpkg -r" $?
 has "stops the service" "$(show ActiveState)" inactive
 ok "nothing of it is left but the configuration" "$(gs 'test ! -e /usr/lib/ollad && test ! -e /usr/bin/ollad && test -e /etc/ollad/ollad.yaml'; echo $?)"

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from ollad.config.addresses import (
     check_header_name,
     check_header_value,
+    parse_file,
     parse_host,
     parse_network,
+    parse_origin,
     parse_path,
     parse_url,
 )
@@ -155,3 +157,31 @@ def test_a_taken_url_is_taken_again_unchanged(text: str) -> None:
     except InvalidValueError:
         return
     assert parse_url(url) == url
+
+
+@pytest.mark.parametrize(
+    ("text", "origin"),
+    [
+        ("https://app.example", "https://app.example"),
+        ("HTTPS://App.Example:443", "https://app.example"),
+        ("http://localhost:5173", "http://localhost:5173"),
+        ("http://[::1]:80", "http://[::1]"),
+    ],
+)
+def test_an_origin_is_written_as_browsers_send_it(text: str, origin: str) -> None:
+    assert parse_origin(text) == origin
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["null", "app.example", "https://a/", "https://a/b", "ftp://a", "https://*.a", "https://u@a"],
+)
+def test_what_no_browser_sends_is_no_origin(text: str) -> None:
+    with pytest.raises(InvalidValueError):
+        parse_origin(text)
+
+
+@pytest.mark.parametrize("text", ["key.pem", "./key.pem", "~/key", "/a\nb", "/a ", "/a\0"])
+def test_a_file_is_named_by_its_whole_path(text: str) -> None:
+    with pytest.raises(InvalidValueError):
+        parse_file(text)

@@ -91,3 +91,25 @@ def test_a_conversation_must_fit_into_the_store() -> None:
         "f:2:16: conversations.max_conversation_bytes: 1MiB is more than max_bytes; "
         "make it at most '1KiB'"
     )
+
+
+def test_all_bodies_together_may_not_be_less_than_one() -> None:
+    assert problems(ONE + "server: {max_body_size: 8MiB, max_buffered_bytes: 4MiB}") == (
+        (
+            "f:2:51: server.max_buffered_bytes: '4MiB' is less than max_body_size; "
+            "make it at least '8MiB'"
+        ),
+    )
+
+
+def test_every_origin_is_named_alone() -> None:
+    [line] = problems(ONE + 'server: {cors_origins: ["*", "https://a.example"]}')
+
+    assert "'*' is every origin" in line
+
+
+def test_operators_get_a_port_or_a_socket() -> None:
+    assert "keep one of the two" in problems(ONE + "admin: {port: 1, socket: /run/x}")[0]
+    assert "needs a port" in problems(ONE + "admin: {host: 192.0.2.1}")[0]
+    load_text(ONE + "admin: {host: 192.0.2.1, port: 1}", "f", {})
+    load_text(ONE + "admin: {socket: /run/x}", "f", {})

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trustme
 import yaml
 
 from ollad.config.describe import markdown, redacted, sections
 from ollad.config.load import load_file, load_text
-from ollad.config.schema import Config, Endpoint
+from ollad.config.schema import ApiKey, Auth, Config, Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,10 +67,18 @@ def test_the_reference_names_every_key() -> None:
 
 @pytest.mark.parametrize("example", re.findall(r"```yaml\n(.*?)```", MANUAL, re.DOTALL))
 def test_every_example_in_the_manual_loads(example: str, tmp_path: Path) -> None:
-    (tmp_path / "sglang").write_text("k-1\n")
-    example = example.replace("/run/credentials/ollad.service", str(tmp_path))
+    (tmp_path / "secret_sglang").write_text("k-1\n")
+    (tmp_path / "secret_bob").write_text("0123456789abcdef\n")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    identity = authority.issue_cert("ollad.example")
+    identity.private_key_and_cert_chain_pem.write_to_path(tmp_path / "ollad.pem")
+    identity.private_key_pem.write_to_path(tmp_path / "ollad.key")
+    for folder in ("/run/credentials/ollad.service", "/etc/ollad/tls"):
+        example = example.replace(folder, str(tmp_path))
 
-    assert load_text(example, "f", {"SGLANG_API_KEY": "k"}).endpoints
+    environ = {"SGLANG_API_KEY": "k", "ALICE_KEY": "fedcba9876543210"}
+    assert load_text(example, "f", environ).endpoints
 
 
 def test_the_problems_in_the_manual_are_the_real_ones() -> None:
@@ -86,8 +95,23 @@ def test_the_sample_loads_as_it_is_and_holds_nothing_but_defaults() -> None:
     )
 
 
+def without_default() -> set[str]:
+    """Optional keys that have no default, so that the sample can only tell of them."""
+    optional = {
+        f"{path}.{field.name}"
+        for path, section in sections()
+        for field in dataclasses.fields(section)
+        if field.default is None or path == "auth.keys[]"
+    }
+    return optional | {"server.tls"}
+
+
 def test_the_sample_shows_every_key() -> None:
-    assert set(keys(yaml.safe_load(uncommented(SAMPLE)))) == schema_keys()
+    shown = set(keys(yaml.safe_load(uncommented(SAMPLE))))
+
+    assert shown == schema_keys() - without_default()
+    for path in without_default():
+        assert re.search(rf"^ *#.*\b{path.rpartition('.')[2]}:", SAMPLE, re.MULTILINE), path
 
 
 def test_the_commented_keys_of_the_sample_are_the_defaults() -> None:
@@ -106,6 +130,20 @@ def test_a_dump_hides_header_values_and_what_a_url_may_hide() -> None:
     assert "sekrit" not in json.dumps(dump)
     assert dump["endpoints"][0]["headers"] == {"X-Key": "***"}
     assert dump["endpoints"][0]["url"] == "http://***@gpu/?***"
+
+
+def test_a_dump_hides_keys_and_their_hashes() -> None:
+    secrets: dict[str, Any] = {way: f"sekrit-{way}" for way in ("key", "key_file", "sha256")}
+    config = Config(
+        endpoints=(Endpoint(url="http://gpu", name="a"),),
+        auth=Auth(keys=tuple(ApiKey(name=way, **{way: value}) for way, value in secrets.items())),
+    )
+
+    dump = redacted(config)["auth"]["keys"]
+
+    assert "sekrit" not in json.dumps(dump)
+    assert "sekrit" not in repr(config)
+    assert [key[key["name"]] for key in dump] == ["***"] * 3
 
 
 def test_a_dump_is_a_configuration_again() -> None:

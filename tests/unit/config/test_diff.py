@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ollad.config.diff import compare
-from ollad.config.schema import Batch, Config, Endpoint, Logging, Server
+from ollad.config.schema import Batch, Config, Endpoint, Logging, Server, ServerTls
 
 A = Endpoint(url="http://a", name="a")
 B = Endpoint(url="http://b", name="b")
@@ -43,3 +43,14 @@ def test_keys_read_at_the_start_keep_their_value_and_are_named() -> None:
     assert change.config.server == Server(max_body_size=5)
     assert change.config.logging == Logging()
     assert change.sections == ("server",)
+
+
+def test_certificates_change_with_a_reload_but_tls_itself_does_not() -> None:
+    one = replace(CONFIG, server=Server(tls=ServerTls("/one.pem", "/one.key")))
+    two = replace(CONFIG, server=Server(tls=ServerTls("/two.pem", "/two.key")))
+
+    assert compare(one, two).restart == ()
+    assert compare(one, two).config == two
+    for before, after in ((one, CONFIG), (CONFIG, one)):
+        assert compare(before, after).restart == ("server.tls",)
+        assert compare(before, after).config.server.tls == before.server.tls

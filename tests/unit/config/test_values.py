@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollad.config.problems import InvalidValueError
-from ollad.config.schema import Kind
+from ollad.config.schema import SECRETS, Kind
 from ollad.config.values import check_unquoted, convert, nearest
 
-STRUCTURES = {Kind.SECTION, Kind.SECTIONS, Kind.HEADERS}
+STRUCTURES = {Kind.SECTION, Kind.SECTIONS, *SECRETS}
 SCALARS = sorted(set(Kind) - STRUCTURES, key=lambda kind: kind.name)
 
 

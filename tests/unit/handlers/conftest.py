@@ -14,7 +14,9 @@ from ollad.gateway import GATEWAY, Gateway, Runtime
 from ollad.handlers.models import CATALOGUE, ModelCatalogue
 from ollad.metrics import Telemetry
 from ollad.placement import Placement
+from ollad.record import RECORD
 from ollad.responses import json_response
+from tests.unit.builders import make_record
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 @web.middleware
 async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse:
+    request[RECORD] = make_record()
     try:
         return await handler(request)
     except GatewayError as error:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ollad.health import fetch as module
-from ollad.health.fetch import fetch, open_session
+from ollad.health.fetch import fetch, open_client
+from ollad.tls import BackendTls
 from tests.wire.health import fake
 from tests.wire.health.watch import endpoint
 
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 
 async def get(url: str, seconds: float = 5.0) -> Reply:
-    async with open_session() as session:
-        return await fetch(session, endpoint(url), "/v1/models?x=1", seconds=seconds)
+    async with open_client(BackendTls({})) as client:
+        return await fetch(client, endpoint(url), "/v1/models?x=1", seconds=seconds)
 
 
 @asynccontextmanager

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from ollad.backends.backend import Backend
 from ollad.backends.pool import Pool
 from ollad.config.schema import Endpoint, Health
-from ollad.health.fetch import open_session
+from ollad.health.fetch import open_client
 from ollad.health.schedule import HealthMonitor
+from ollad.tls import BackendTls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -87,10 +88,10 @@ def endpoint(url: str, name: str = "one", **changes: Any) -> Endpoint:
 async def watching(*endpoints: Endpoint, **health: Any) -> AsyncIterator[Watch]:
     """Run a monitor; its first round may not be over yet."""
     log = Log()
-    async with open_session() as session:
+    async with open_client(BackendTls({})) as client:
         pool = Pool(Backend(each) for each in endpoints)
         thresholds = Health(**{"ramp": 0.1, **health})
-        monitor = HealthMonitor(pool, thresholds, session, observer=log)
+        monitor = HealthMonitor(pool, thresholds, client, observer=log)
         monitor.start()
         try:
             yield Watch(pool, monitor, log)

@@ -11,11 +11,13 @@ import pytest
 import trustme
 
 from ollad.backends.backend import Backend
-from ollad.config.schema import Endpoint, Proxy
+from ollad.config.certificates import client_context
+from ollad.config.schema import Endpoint, EndpointTls, Proxy
 from ollad.relay.exchange import Fault, UpstreamRequest
 from ollad.relay.forward import Relay
 from ollad.relay.pool import ConnectionPools
 from ollad.replies import HoldSink
+from ollad.tls import BackendTls
 from tests.wire.fake_sglang import FakeSGLang, chunked, reply
 from tests.wire.relay.replies import OPAQUE, in_pieces
 
@@ -45,9 +47,16 @@ async def elsewhere(host: str, tls: ssl.SSLContext | None = None) -> AsyncIterat
     await server.stop()
 
 
+class FreshTls(BackendTls):
+    """Contexts made when they are asked for, of what is trusted then."""
+
+    def context(self, tls: EndpointTls) -> ssl.SSLContext:
+        return client_context(tls)
+
+
 @pytest.fixture
 async def relay() -> AsyncIterator[Relay]:
-    async with ConnectionPools() as pools:
+    async with ConnectionPools(FreshTls({})) as pools:
         yield Relay(pools)
 
 
