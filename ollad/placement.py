@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 from ollad.backends.breaker import WARY_SECONDS, eligible
 from ollad.errors import UnavailableError
 from ollad.routing.demand import UNKNOWN
-from ollad.routing.priority import Tier
 from ollad.routing.prompt import Prompt, PromptReader
 from ollad.routing.selection import make_policy
+from ollad.routing.priority import Tier
 from ollad.waiting import WaitingRoom
 
 if TYPE_CHECKING:
