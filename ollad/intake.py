@@ -48,7 +48,7 @@ _DEFAULT_MODEL: Final = "default"
 """What SGLang's own client sends when it does not care."""
 
 _COUNTED: Final = 16 * 1024
-"""Bytes from which a body counts as held if it came in one piece; connections bound the rest."""
+"""Bytes from which a body counts as held; smaller ones are bounded by the connections."""
 
 _LISTED_MODELS: Final = 20
 _SHOWN: Final = 200  # characters of a client's text in a message
@@ -73,8 +73,7 @@ async def read_body(request: web.Request, server: Server) -> bytes:
     content = request.content
     if "Expect" not in headers and content.is_eof():
         body = content.read_nowait()
-        if len(body) >= _COUNTED:
-            _hold(request, len(body))
+        _hold(request, len(body))
     else:
         if (request.content_length or 0) > limit:
             raise _too_large(limit)
@@ -104,8 +103,11 @@ def _refuse_encoding(encodings: Iterable[str]) -> None:
 
 
 def _hold(request: web.Request, size: int) -> None:
-    request.app[GATEWAY].bodies.take(size)
-    request[RECORD].held_bytes += size
+    """Count ``size`` bytes of the body as held, unless they are few."""
+    if size >= _COUNTED:
+        record = request[RECORD]
+        request.app[GATEWAY].bodies.take(size - record.held_bytes)
+        record.held_bytes = size
 
 
 async def _rest(request: web.Request, limit: int) -> bytes:
@@ -116,7 +118,7 @@ async def _rest(request: web.Request, limit: int) -> bytes:
         size += len(chunk)
         if size > limit:
             raise _too_large(limit)
-        _hold(request, len(chunk))
+        _hold(request, size)
         chunks.append(chunk)
     return b"".join(chunks)
 

@@ -234,10 +234,17 @@ async def _answer(
     except ConnectionError:
         raise
     except Exception as error:
-        if record.status:
-            raise _broken(error, request, record, logger) from error
-        _log_mistake(error, record, logger)
-        return _error_response(GatewayError(OUR_MISTAKE), record)
+        return _mistake(error, request, record, logger)
+
+
+def _mistake(
+    error: Exception, request: web.Request, record: RequestRecord, logger: FilteringBoundLogger
+) -> web.Response:
+    """Answer what nobody expected, while that is possible."""
+    if record.status:
+        raise _broken(error, request, record, logger) from error
+    _log_mistake(error, record, logger)
+    return _error_response(GatewayError(OUR_MISTAKE), record)
 
 
 def _broken(

@@ -11,7 +11,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from ollad.backends.pool import Pool
 from ollad.backends.snapshot import State
-from ollad.config.schema import Config, Routing
+from ollad.config.schema import Config, Routing, Server
 from ollad.errors import BadRequestError, NotFoundError, UnavailableError
 from ollad.gateway import Runtime
 from ollad.headers import TrustedProxies
@@ -157,6 +157,6 @@ async def test_only_who_waits_is_told_to_go_on(
         payload=Body(b"ab", b"c"),
         transport=transport,
     )
-    assert await read_body(made, 3) == b"abc"
+    assert await read_body(made, Server(max_body_size=3)) == b"abc"
     assert made[RECORD].request_bytes == 3
     assert written == ([b"HTTP/1.1 100 Continue\r\n\r\n"] if told else [])

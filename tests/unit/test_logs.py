@@ -265,6 +265,7 @@ def test_the_access_line_says_who_asked_for_what_and_who_answered() -> None:
             "log_level": "info",
             "request_id": record.request_id,
             "client": "192.0.2.7",
+            "key": "-",
             "method": "POST",
             "path": "/olla/sglang/v1/chat/completions",
             "family": "chat",
