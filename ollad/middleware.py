@@ -233,7 +233,7 @@ async def _answer(
         return _error_response(_draining(), record)
     except ConnectionError:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the connection is what it must not reach
         return _mistake(error, request, record, logger)
 
 

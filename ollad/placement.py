@@ -12,9 +12,9 @@ from ollad.backends.breaker import eligible
 from ollad.conduct import Conduct
 from ollad.errors import UnavailableError
 from ollad.routing.demand import UNKNOWN
+from ollad.routing.priority import Tier
 from ollad.routing.prompt import Prompt, PromptReader
 from ollad.routing.selection import make_policy
-from ollad.routing.priority import Tier
 from ollad.waiting import WaitingRoom
 
 if TYPE_CHECKING:

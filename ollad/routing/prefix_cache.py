@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ollad.backends.snapshot import Snapshot
+    from ollad.config.schema import PrefixSettings
     from ollad.routing.demand import Demand
     from ollad.routing.ledger import Due
     from ollad.routing.policy import Candidate
-    from ollad.config.schema import PrefixSettings
 
 __all__ = ["PrefixCache"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from ollad.config.schema import PrefixSettings
 from ollad.routing.least_connections import LeastConnections
 from ollad.routing.policy import Policy
 from ollad.routing.prefix_cache import PrefixCache
 from ollad.routing.priority import Priority, Tier
 from ollad.routing.round_robin import RoundRobin
-from ollad.config.schema import PrefixSettings
 
 __all__ = ["POLICIES", "Maker", "make_policy"]
 

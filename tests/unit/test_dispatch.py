@@ -72,7 +72,7 @@ class ScriptedRelay:
         *,
         last: bool = True,
         deadline: float | None = None,
-        first_byte: Callable[[float], None] | None = None,
+        first_byte: Callable[[float], None] | None = None,  # noqa: ARG002 - no stream begins here
     ) -> Outcome:
         self.sent.append((backend.name, last))
         self.requests.append(request)

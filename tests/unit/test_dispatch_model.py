@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, cast
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from ollad.backends.backend import Backend
 from ollad.backends.pool import Pool
 from ollad.backends.snapshot import Engine, Load
 from ollad.call import Call, Inbound
@@ -27,6 +26,7 @@ from tests.unit.builders import make_backend, make_record
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ollad.backends.backend import Backend
     from ollad.relay.downstream import DownstreamReply
     from ollad.relay.exchange import Sink, UpstreamRequest
     from ollad.relay.forward import Relay

@@ -12,7 +12,7 @@ import trustme
 
 from ollad.backends.backend import Backend
 from ollad.config.certificates import client_context
-from ollad.config.schema import Endpoint, EndpointTls, Proxy
+from ollad.config.schema import Endpoint, Proxy
 from ollad.relay.exchange import Fault, UpstreamRequest
 from ollad.relay.forward import Relay
 from ollad.relay.pool import ConnectionPools
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from ollad.config.schema import EndpointTls
     from ollad.relay.exchange import Outcome
 
 GOOD = reply(b"good", content_type="text/plain")

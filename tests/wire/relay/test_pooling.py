@@ -7,7 +7,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any
 
-from ollad.config.schema import Proxy
+from ollad.config.schema import EndpointTls, Proxy
 from ollad.relay import pool as pool_module
 from ollad.relay.exchange import Fault, UpstreamRequest
 from ollad.replies import HoldSink
@@ -29,7 +29,7 @@ REQUEST = UpstreamRequest("POST", OPAQUE, b"", b"{}")
 
 
 def pool_of(ollad: Running, fake: FakeSGLang) -> ConnectionPool:
-    return ollad.gateway.dispatcher._relay._pools.pool(fake.url)
+    return ollad.gateway.dispatcher._relay._pools.pool(fake.url, EndpointTls())
 
 
 async def forward(ollad: Running, *, request: UpstreamRequest = REQUEST) -> Outcome:
