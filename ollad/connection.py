@@ -123,7 +123,9 @@ class Connection(PatientHandler):
         """
         try:
             while not self._force_close:
-                if not self._messages:
+                if self._messages:
+                    await asyncio.sleep(0)  # whoever pipelines must not keep all others waiting
+                else:
                     await self._message()
                 serve = self._known_server()
                 if serve is None:
