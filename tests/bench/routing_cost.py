@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from ollad.backends.backend import Backend
 from ollad.backends.snapshot import Load, Snapshot, State
-from ollad.config.schema import Endpoint
+from ollad.config.schema import Endpoint, PrefixSettings
 from ollad.routing.demand import Demand
 from ollad.routing.index import PrefixIndex
 from ollad.routing.prefix_cache import PrefixCache
 from ollad.routing.prompt import PromptReader
-from ollad.config.schema import PrefixSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

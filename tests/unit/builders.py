@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ollad.backends.backend import Backend
 from ollad.backends.snapshot import ModelCard, Snapshot, State
 from ollad.config.schema import Endpoint
 from ollad.record import RequestRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def make_backend(
@@ -45,6 +48,19 @@ def card(model: str, *, parent: str | None = None, **raw: Any) -> ModelCard:
         **raw,
     }
     return ModelCard(id=model, raw=document, parent=parent)
+
+
+def header_pairs(lines: bytes) -> list[tuple[str, str]]:
+    """The header fields that stand in ``lines``, each of which has to end as HTTP says."""
+    assert not lines or lines.endswith(b"\r\n")
+    pairs = [line.partition(": ") for line in lines.decode("latin-1").split("\r\n")[:-1]]
+    assert all(separator for _, separator, _ in pairs)
+    return [(name, value) for name, _, value in pairs]
+
+
+def raw(pairs: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """Header fields as they come off the wire."""
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in pairs]
 
 
 def make_record(**fields: Any) -> RequestRecord:

@@ -10,30 +10,35 @@ import pytest
 from ollad.backends.pool import Pool
 from ollad.backends.snapshot import State
 from ollad.call import Call, Inbound
-from ollad.config.schema import Config, Endpoint, Proxy
+from ollad.config.schema import Config, Endpoint, Proxy, Routing
 from ollad.dispatch import Dispatcher
 from ollad.errors import BackendError, BackendTimeoutError, UnavailableError
 from ollad.gateway import Runtime
 from ollad.headers import TrustedProxies
 from ollad.metrics import Telemetry
+from ollad.placement import Placement
 from ollad.relay.exchange import Fault, Outcome, ReplyHead
 from ollad.replies import HoldSink
-from tests.unit.builders import make_backend, make_record
+from tests.unit.builders import header_pairs, make_backend, make_record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from ollad.backends.backend import Backend
     from ollad.relay.downstream import DownstreamReply
     from ollad.relay.exchange import Sink, UpstreamRequest
     from ollad.relay.forward import Relay
+    from ollad.routing.demand import Demand
+    from ollad.routing.policy import Candidate, Standing
 
 CALL = Call(
     family="chat",
     method="POST",
     target="/v1/chat/completions",
     body=b"{}",
-    inbound=Inbound((("X-Client", "1"),), "request-1", "192.0.2.7", "http", "ollad.example", False),
+    inbound=Inbound(
+        ((b"X-Client", b"1"),), "request-1", "192.0.2.7", "http", "ollad.example", False
+    ),
     model="tiny-llama",
 )
 
@@ -46,16 +51,41 @@ class Clock:
         return self.now
 
 
+class Noted:
+    """A ticket that remembers what it was told."""
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+        self.begun: float | None = None
+        self.ends: list[float] = []
+
+    def first_byte(self, now: float) -> None:
+        self.begun = now
+
+    def end(self, now: float, **_: Any) -> None:
+        self.ends.append(now)
+
+
 class InOrder:
     """Picks the first candidate, and remembers who was to choose from."""
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
+        self.tickets: list[Noted] = []
 
-    def pick(self, candidates: Iterable[Backend], _now: float) -> Backend:
-        found = list(candidates)
-        self.asked.append([backend.name for backend in found])
-        return found[0]
+    def pick(self, candidates: Sequence[Candidate], _demand: Demand, _now: float) -> Candidate:
+        self.asked.append([backend.name for backend in candidates])
+        return candidates[0]
+
+    def begin(self, backend: Candidate, _demand: Demand, _now: float) -> Noted:
+        self.tickets.append(Noted(backend.name))
+        return self.tickets[-1]
+
+    def forget(self, name: str) -> None:
+        raise AssertionError(name)
+
+    def standings(self) -> dict[str, Standing]:
+        return {}
 
 
 Answer = Outcome | BaseException
@@ -70,6 +100,10 @@ class ScriptedRelay:
         self.requests: list[UpstreamRequest] = []
         self.deadlines: list[float | None] = []
         self.in_flight: list[int] = []
+        self.dead: set[str] = set()
+
+    async def refuses(self, backend: Backend, _proxy: Proxy) -> bool:
+        return backend.name in self.dead
 
     async def forward(
         self,
@@ -80,22 +114,24 @@ class ScriptedRelay:
         *,
         last: bool = True,
         deadline: float | None = None,
+        first_byte: Callable[[float], None],
     ) -> Outcome:
         self.sent.append((backend.name, last))
         self.requests.append(request)
         self.deadlines.append(deadline)
         self.in_flight.append(backend.in_flight)
         answer = self.answers.pop(0)
+        first_byte(-1.0)
         if isinstance(answer, BaseException):
             raise answer
-        return replace(answer, backend=backend.name)
+        return answer._replace(backend=backend.name)
 
 
 def reply(
     status: int, body: bytes = b"{}", headers: Mapping[str, str] = MappingProxyType({})
 ) -> Outcome:
-    pairs = tuple(headers.items())
-    return Outcome("", head=ReplyHead(status, "", pairs, "application/json", len(body)), body=body)
+    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return Outcome("", head=ReplyHead(status, b"", pairs, "application/json", len(body)), body=body)
 
 
 def fault(kind: Fault, *, committed: bool = False) -> Outcome:
@@ -119,12 +155,16 @@ class Desk:
             Pool(self.backends),
             TrustedProxies(()),
         )
+        self.placement = Placement(Routing(), self.clock, lambda: 0.0)
+        self.placement._policy = self.policy
         self.dispatcher = Dispatcher(
-            cast("Relay", self.relay), self.policy, self.telemetry, self.clock
+            cast("Relay", self.relay), self.placement, self.telemetry, self.clock
         )
 
     async def dispatch(self, call: Call = CALL) -> Outcome:
-        return await self.dispatcher.dispatch(self.runtime, call, HoldSink(), self.record)
+        done = await self.dispatcher.dispatch(self.runtime, call, HoldSink(), self.record)
+        assert done.place.backend.name == done.outcome.backend == self.record.endpoint
+        return done.outcome
 
     def sample(self, name: str, **labels: str) -> float:
         return self.telemetry.registry.get_sample_value(name, labels) or 0.0
@@ -209,13 +249,50 @@ async def test_stale_connections_do_not_go_on_for_ever() -> None:
     desk = Desk(*[fault(Fault.STALE)] * 9, names="a")
     with pytest.raises(BackendError):
         await desk.dispatch()
-    assert len(desk.relay.sent) == 4
+    assert len(desk.relay.sent) == 2
+    several = Desk(*[fault(Fault.STALE)] * 9)
+    with pytest.raises(BackendError):
+        await several.dispatch()
+    assert [name for name, _ in several.relay.sent] == ["a", "a", "b", "c"]
 
 
-async def test_after_a_stale_connection_the_others_are_candidates_too() -> None:
+async def test_after_a_stale_connection_all_are_candidates_again() -> None:
     desk = Desk(fault(Fault.STALE), reply(200))
     await desk.dispatch()
-    assert desk.policy.asked == [["a", "b", "c"], ["b", "c", "a"]]
+    assert desk.policy.asked == [["a", "b", "c"]] * 2
+
+
+async def test_what_ran_on_a_backend_that_died_goes_to_another() -> None:
+    desk = Desk(fault(Fault.RESET), reply(200))
+    desk.relay.dead = {"a"}
+    await desk.dispatch()
+    assert [name for name, _ in desk.relay.sent] == ["a", "b"]
+    assert desk.sample("ollad_retries_total", family="chat", reason="backend_died") == 1
+
+
+async def test_what_ran_on_the_only_backend_goes_nowhere_when_that_died() -> None:
+    desk = Desk(fault(Fault.RESET), names="a")
+    desk.relay.dead = {"a"}
+    with pytest.raises(BackendError):
+        await desk.dispatch()
+    assert len(desk.relay.sent) == 1
+
+
+async def test_each_attempt_is_told_to_the_policy_and_its_failure_once() -> None:
+    desk = Desk(fault(Fault.CONNECT), reply(503), reply(200))
+    await desk.dispatch()
+    assert [ticket.backend for ticket in desk.policy.tickets] == ["a", "b", "c"]
+    assert [ticket.begun for ticket in desk.policy.tickets] == [-1.0] * 3
+    # the last is ended by whoever reads the reply
+    assert [len(ticket.ends) for ticket in desk.policy.tickets] == [1, 1, 0]
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), BackendError("")])
+async def test_an_attempt_that_is_cut_short_is_told_to_the_policy(error: BaseException) -> None:
+    desk = Desk(error)
+    with pytest.raises(type(error)):
+        await desk.dispatch()
+    assert [ticket.ends for ticket in desk.policy.tickets] == [[100.0]]
 
 
 @pytest.mark.parametrize("kind", [Fault.CONNECT, Fault.CONNECT_TIMEOUT])
@@ -336,13 +413,13 @@ async def test_only_backends_that_can_serve_the_call_are_candidates() -> None:
     desk.backends[0] = make_backend("a", state=State.DOWN)
     desk.backends[1] = make_backend("b", models=("another",))
     desk.runtime = replace(desk.runtime, pool=Pool(desk.backends))
-    await desk.dispatch(replace(CALL, suits=lambda backend: backend.name != "c"))
+    await desk.dispatch(CALL._replace(suits=lambda backend: backend.name != "c"))
     assert desk.policy.asked == [["d"]]
 
 
 async def test_a_pinned_call_goes_nowhere_else() -> None:
     desk = Desk(reply(503, b"busy"))
-    outcome = await desk.dispatch(replace(CALL, pinned="b"))
+    outcome = await desk.dispatch(CALL._replace(pinned="b"))
     assert outcome.body == b"busy"
     assert desk.relay.sent == [("b", True)]
 
@@ -351,7 +428,7 @@ async def test_a_pinned_call_goes_nowhere_else() -> None:
 async def test_a_call_that_nobody_can_serve_now_is_503(change: dict[str, Any]) -> None:
     desk = Desk()
     with pytest.raises(UnavailableError) as caught:
-        await desk.dispatch(replace(CALL, **change))
+        await desk.dispatch(CALL._replace(**change))
     assert "Retry-After" in caught.value.headers
     assert desk.record.endpoint is None
     assert not desk.relay.sent
@@ -373,7 +450,7 @@ async def test_each_backend_gets_its_own_headers() -> None:
     other = make_backend("b", endpoint={"url": endpoint.url, "headers": endpoint.headers})
     desk.runtime = replace(desk.runtime, pool=Pool([*desk.backends, other]))
     await desk.dispatch()
-    first, second = (dict(request.headers) for request in desk.relay.requests)
+    first, second = (dict(header_pairs(sent.header_lines)) for sent in desk.relay.requests)
     assert "X-API-Key" not in first
     assert second["X-API-Key"] == "secret"
     assert first["X-Client"] == second["X-Client"] == "1"

@@ -112,11 +112,12 @@ def test_rids_are_of_one_length_and_never_the_same() -> None:
 
 @pytest.mark.parametrize(("trusted", "believed"), [((), False), (("192.0.2.0/24",), True)])
 def test_only_a_trusted_peer_is_believed(trusted: tuple[str, ...], believed: bool) -> None:
-    made = request({"Host": "ollad.example"}).clone(remote="192.0.2.7")
-    made[RECORD] = make_record()
+    made = request({"Host": "ollad.example"})
+    made[RECORD] = make_record(client="198.51.100.1", peer="192.0.2.7", scheme="https")
     inbound = inbound_of(made, runtime(trusted=trusted))
     assert inbound.trusted is believed
-    assert (inbound.peer, inbound.host, inbound.scheme) == ("192.0.2.7", "ollad.example", "http")
+    assert (inbound.peer, inbound.host, inbound.scheme) == ("192.0.2.7", "ollad.example", "https")
+    assert (b"Host", b"ollad.example") in inbound.headers
 
 
 class Body:

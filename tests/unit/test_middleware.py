@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from ollad.errors import OUR_MISTAKE, GatewayError, HeadersTooLargeError
 from ollad.gateway import GATEWAY
 from ollad.headers import TrustedProxies
-from ollad.middleware import announce, frame_requests, refuse_malformed
+from ollad.middleware import Frame, announce, refuse_malformed
 from ollad.record import RECORD
 from tests.unit.handlers.conftest import make_gateway
 
@@ -73,7 +73,8 @@ async def stage() -> AsyncIterator[Callable[[Handler], Awaitable[Stage]]]:
         gateway.clock = clock
         gateway.runtime = replace(gateway.runtime, trusted_proxies=TrustedProxies(()))
         logger = structlog.get_logger()
-        app = web.Application(middlewares=[frame_requests({PATH: "test"}, logger, access=True)])
+        frame = Frame(gateway, {PATH: "test"}, logger, access=True)
+        app = web.Application(middlewares=[frame.middleware])
         app[GATEWAY] = gateway
         app.on_response_prepare.append(announce)
         app.router.add_get(PATH, handler)

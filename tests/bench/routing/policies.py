@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from ollad.config.schema import PrefixSettings
 from ollad.routing.least_connections import LeastConnections
 from ollad.routing.prefix_cache import PrefixCache
 from ollad.routing.round_robin import RoundRobin
-from ollad.config.schema import PrefixSettings
 from tests.bench.routing import baselines
 
 if TYPE_CHECKING:

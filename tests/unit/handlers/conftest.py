@@ -8,10 +8,12 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from ollad.backends.pool import Pool
 from ollad.config.schema import Config, Routing
+from ollad.dispatch import Dispatcher
 from ollad.errors import GatewayError
 from ollad.gateway import GATEWAY, Gateway, Runtime
 from ollad.handlers.models import CATALOGUE, ModelCatalogue
 from ollad.metrics import Telemetry
+from ollad.placement import Placement
 from ollad.responses import json_response
 
 if TYPE_CHECKING:
@@ -35,17 +37,19 @@ async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse
 
 def make_gateway(*backends: Backend, aliases: dict[str, str] | None = None) -> Gateway:
     nothing: Any = None
+    routing, pool, telemetry = Routing(model_aliases=aliases or {}), Pool(backends), Telemetry()
+    placement = Placement(routing, lambda: 1000.0, lambda: 0.5)
+    placement.adopt(routing, pool)
     gateway = Gateway(
         runtime=Runtime(
             config=Config(
-                endpoints=tuple(backend.endpoint for backend in backends),
-                routing=Routing(model_aliases=aliases or {}),
+                endpoints=tuple(backend.endpoint for backend in backends), routing=routing
             ),
-            pool=Pool(backends),
+            pool=pool,
             trusted_proxies=nothing,
         ),
-        dispatcher=nothing,
-        telemetry=Telemetry(),
+        dispatcher=Dispatcher(nothing, placement, telemetry, lambda: 1000.0),
+        telemetry=telemetry,
         conversations=nothing,
         clock=lambda: 1000.0,
         wall=lambda: 1795348800.0,

@@ -57,7 +57,7 @@ async def test_ollad_is_not_ready_while_it_drains(serve: Serve) -> None:
 async def test_the_status_shows_what_an_operator_needs(serve: Serve) -> None:
     backend = make_backend(
         "sgl-a",
-        endpoint={"priority": 90},
+        endpoint={"priority": 90, "max_concurrent": 8},
         weight=0.75,
         since=1795348800.0,
         checked=1795348805.25,
@@ -77,6 +77,8 @@ async def test_the_status_shows_what_an_operator_needs(serve: Serve) -> None:
         "reason": None,
         "draining": False,
         "models": [{"id": "tiny-llama", "endpoints": ["sgl-a"], "aliases": ["gpt-4o"]}],
+        "routing": {"policy": "prefix-cache"},
+        "queue": {"waiting": 0, "by_model": {}, "size": 512, "timeout": "30s"},
     }
     load = endpoint.pop("load")
     assert (load["running"], load["waiting"], load["radix_cache_usage"]) == (3, 2, 0.35)
@@ -96,6 +98,8 @@ async def test_the_status_shows_what_an_operator_needs(serve: Serve) -> None:
         "overloaded": False,
         "overloaded_until": None,
         "in_flight": 4,
+        "max_concurrent": 8,
+        "routing": None,
         "engine_version": "0.5.23",
         "models": ["tiny-llama"],
         "radix_cache": True,

@@ -14,7 +14,7 @@ SENT_ON = cast("DownstreamReply", object())
 
 
 def replied(status: int) -> Outcome:
-    return Outcome("sgl-a", head=ReplyHead(status, "", (), "application/json", 0))
+    return Outcome("sgl-a", head=ReplyHead(status, b"", (), "application/json", 0))
 
 
 @pytest.mark.parametrize("status", [200, 204, 301, 400, 401, 404, 405, 408, 413, 422, 499])

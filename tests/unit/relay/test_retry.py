@@ -14,7 +14,7 @@ SENT_ON = cast("DownstreamReply", object())
 
 
 def head(status: int) -> ReplyHead:
-    return ReplyHead(status, "", (), "application/json", 0)
+    return ReplyHead(status, b"", (), "application/json", 0)
 
 
 def outcome(
@@ -34,6 +34,7 @@ def outcome(
         (Fault.CONNECT, "connect_error"),
         (Fault.CONNECT_TIMEOUT, "connect_timeout"),
         (Fault.STALE, "stale"),
+        (Fault.UNSENT, "unsent"),
         (Fault.REFUSED, "overloaded"),
         (Fault.RESET, None),
         (Fault.TRUNCATED, None),

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollad.relay.upstream import Connection
+from tests.unit.builders import raw
 
 if TYPE_CHECKING:
     import asyncio
@@ -193,7 +194,7 @@ def test_a_sized_reply_is_the_same_however_it_is_split(
     _, got = fed(head_bytes(headers, f"Content-Length: {len(body)}") + body, cuts)
     assert got.end == "whole"
     assert got.head is not None
-    assert got.head.headers == (*headers, ("Content-Length", str(len(body))))
+    assert got.head.headers == raw([*headers, ("Content-Length", str(len(body)))])
     assert got.head.content_length == len(body)
     assert got.body == body
 
@@ -206,7 +207,7 @@ def test_a_chunked_reply_is_the_same_however_it_is_split(
     _, got = fed(head_bytes(headers, "Transfer-Encoding: chunked") + coded, cuts)
     assert got.end == "whole"
     assert got.head is not None
-    assert got.head.headers == (*headers, ("Transfer-Encoding", "chunked"))
+    assert got.head.headers == raw([*headers, ("Transfer-Encoding", "chunked")])
     assert got.head.content_length is None
     assert got.body == body
 
@@ -238,8 +239,8 @@ def test_interim_replies_are_dropped(
     _, got = fed(before + head_bytes(headers, f"Content-Length: {len(body)}") + body, cuts)
     assert got.end == "whole"
     assert got.head is not None
-    assert (got.head.status, got.head.reason) == (200, "OK")
-    assert got.head.headers == (*headers, ("Content-Length", str(len(body))))
+    assert (got.head.status, got.head.reason) == (200, b"OK")
+    assert got.head.headers == raw([*headers, ("Content-Length", str(len(body)))])
     assert got.body == body
 
 
@@ -535,7 +536,28 @@ def test_a_segment_is_passed_on_in_one_piece(rig: Rig) -> None:
 def test_trailers_are_dropped(rig: Rig) -> None:
     got = rig.exchange(OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX-Secret: y\r\n\r\n")
     assert got.head is not None
-    assert got.head.headers == (("Transfer-Encoding", "chunked"),)
+    assert got.head.headers == [(b"Transfer-Encoding", b"chunked")]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "expected"),
+    [
+        ("text/event-stream", True),
+        ("text/event-stream; charset=utf-8", True),
+        ("text/event-stream;charset=utf-8", True),
+        ("Text/Event-Stream", True),
+        ("application/json", False),
+        ("text/plain", False),
+        ("", False),
+    ],
+)
+def test_an_event_stream_is_told_by_its_content_type(
+    rig: Rig, content_type: str, expected: bool
+) -> None:
+    got = rig.exchange(head_bytes([("Content-Type", content_type)], "Content-Length: 0"))
+    assert got.head is not None
+    assert got.head.event_stream is expected
+    assert got.head.content_type == content_type.lower()
 
 
 def test_white_space_around_a_value_is_no_part_of_it(rig: Rig) -> None:

@@ -47,7 +47,7 @@ async def test_13_models_keep_their_cards_order_and_creation_time(
     [card] = json.loads(await model_list(ollad))["data"]
     assert (card["max_model_len"], card["owned_by"]) == (8192, "sglang")
     fake.cards += [{**fake.cards[0], "id": name} for name in ("zeta", "alpha")]
-    await until(lambda: ollad.gateway.runtime.pool.serves("zeta"))
+    await until(lambda: bool(ollad.gateway.runtime.pool.serving("zeta")))
     first = await model_list(ollad)
     cards = json.loads(first)["data"]
     assert [card["id"] for card in cards] == ["alpha", "tiny", "zeta"]
@@ -66,10 +66,10 @@ async def test_14_a_model_that_is_served_no_more_is_listed_no_more(
     fake: FakeSGLang, ollad: Running
 ) -> None:
     fake.cards.append({**fake.cards[0], "id": "passing"})
-    await until(lambda: ollad.gateway.runtime.pool.serves("passing"))
+    await until(lambda: bool(ollad.gateway.runtime.pool.serving("passing")))
     assert b"passing" in await model_list(ollad)
     del fake.cards[-1]
-    await until(lambda: not ollad.gateway.runtime.pool.serves("passing"))
+    await until(lambda: not ollad.gateway.runtime.pool.serving("passing"))
     assert b"passing" not in await model_list(ollad)
 
 

@@ -63,7 +63,6 @@ async def answered(session: aiohttp.ClientSession, ollad: Process, path: str) ->
         return response.status
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="there is no routing.policy yet")
 async def test_21_round_robin_is_exact(three: list[FakeSGLang]) -> None:
     names = ("a", "b", "c")
     endpoints = [endpoint(fake, name) for fake, name in zip(three, names, strict=True)]
@@ -75,7 +74,6 @@ async def test_21_round_robin_is_exact(three: list[FakeSGLang]) -> None:
     assert [len(fake.requests) for fake in three] == [100, 100, 100]
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="requests do not follow prefixes yet")
 async def test_22_a_short_chat_stays_with_the_backend_of_its_first_turn(
     three: list[FakeSGLang],
 ) -> None:

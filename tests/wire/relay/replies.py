@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from tests.wire.fake_sglang import Exchange, Script
 
-__all__ = ["LONE", "OPAQUE", "Reply", "ask", "in_pieces", "post", "read_reply"]
+__all__ = ["LONE", "OPAQUE", "Reply", "ask", "fields", "in_pieces", "post", "read_reply"]
 
 OPAQUE = "/tokenize"
 """A route whose replies ollad does not read."""
@@ -72,7 +72,7 @@ async def read_reply(reader: asyncio.StreamReader, *, head_only: bool = False) -
     """Read one reply, to the end of the connection if nothing else ends it."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     line, *lines = head.split("\r\n")[:-2]
-    headers = _fields(lines)
+    headers = fields(lines)
     known = {name.lower(): value for name, value in headers}
     length, coding = known.get("content-length"), known.get("transfer-encoding")
     assert length is None or coding is None
@@ -106,10 +106,11 @@ async def _chunked(
             lines.append(field.decode("latin-1"))
     except (asyncio.IncompleteReadError, ConnectionError):
         return Reply(line, headers, b"".join(chunks), tuple(chunks), whole=False)
-    return Reply(line, headers, b"".join(chunks), tuple(chunks), _fields(lines))
+    return Reply(line, headers, b"".join(chunks), tuple(chunks), fields(lines))
 
 
-def _fields(lines: Iterable[str]) -> tuple[tuple[str, str], ...]:
+def fields(lines: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """The header fields that stand in ``lines``, which are without their ends."""
     return tuple(
         (name, value.strip(" \t")) for name, _, value in (line.partition(":") for line in lines)
     )

@@ -11,6 +11,8 @@ from ollad.relay.cut import cut
 from ollad.relay.exchange import Fault, Outcome, Plan, ReplyHead
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ollad.backends.backend import Backend
     from ollad.config.schema import Proxy
     from ollad.relay.downstream import DownstreamReply
@@ -34,6 +36,7 @@ class SimpleRelay:
         *,
         last: bool = True,  # noqa: ARG002 - of the seam
         deadline: float | None = None,  # noqa: ARG002 - of the seam
+        first_byte: Callable[[float], None] | None = None,  # noqa: ARG002 - of the seam
     ) -> Outcome:
         """Send ``request`` and its reply to ``sink``."""
         head: ReplyHead | None = None
@@ -45,7 +48,7 @@ class SimpleRelay:
                 request.method,
                 URL(backend.endpoint.url + request.target, encoded=True),
                 data=request.body or None,
-                headers=request.headers,
+                headers=_pairs(request.header_lines),
                 allow_redirects=False,
             ) as upstream:
                 head = _head(upstream)
@@ -71,15 +74,21 @@ class SimpleRelay:
         return Outcome(backend.name, head, whole, reply, fault, 0.0, 0.0)
 
 
+def _pairs(lines: bytes) -> list[tuple[str, str]]:
+    pairs = [
+        line.partition(": ") for line in lines.decode("utf-8", "surrogateescape").split("\r\n")
+    ]
+    return [(name, value) for name, _, value in pairs if name]
+
+
 def _head(upstream: aiohttp.ClientResponse) -> ReplyHead:
     chunked = "Transfer-Encoding" in upstream.headers
+    content_type = upstream.headers.get("Content-Type", "").lower()
     return ReplyHead(
         status=upstream.status,
-        reason=(upstream.reason or "").encode("utf-8", "surrogateescape").decode("latin-1"),
-        headers=tuple(
-            (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in upstream.raw_headers
-        ),
-        content_type=upstream.headers.get("Content-Type", "").lower(),
+        reason=(upstream.reason or "").encode("utf-8", "surrogateescape"),
+        headers=upstream.raw_headers,
+        content_type=content_type,
         content_length=None if chunked else upstream.content_length,
+        event_stream=content_type.startswith("text/event-stream"),
     )

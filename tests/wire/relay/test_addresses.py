@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ollad.relay.exchange import Outcome
 
 GOOD = reply(b"good", content_type="text/plain")
-REQUEST = UpstreamRequest("POST", OPAQUE + "?a=%2F", (), b"{}")
+REQUEST = UpstreamRequest("POST", OPAQUE + "?a=%2F", b"", b"{}")
 
 
 class Elsewhere(FakeSGLang):
@@ -93,7 +93,7 @@ async def test_a_backend_with_a_trusted_certificate_is_served(
         url = f"https://localhost:{server.port}"
         bodies = [(await forward(relay, url)).body for _ in range(4)]
         assert bodies == [b"good", large, large, b"good"]
-        upload = UpstreamRequest("POST", OPAQUE, (), large)
+        upload = UpstreamRequest("POST", OPAQUE, b"", large)
         assert (await forward(relay, url, upload)).body == b"good"
         assert server.requests[-1].body == large
         assert server.requests[-1].header("Host") == f"localhost:{server.port}"

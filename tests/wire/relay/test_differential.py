@@ -14,10 +14,10 @@ import aiohttp
 import pytest
 
 from ollad.config.schema import Logging
-from ollad.headers import reply_headers
+from ollad.headers import reply_lines
 from tests.wire.conftest import PREFIX, endpoint, running
 from tests.wire.fake_sglang import FakeSGLang, chunked, serving
-from tests.wire.relay.replies import LONE, OPAQUE, Reply, ask
+from tests.wire.relay.replies import LONE, OPAQUE, Reply, ask, fields
 from tests.wire.relay.simple import SimpleRelay
 
 if TYPE_CHECKING:
@@ -183,7 +183,10 @@ def essence(reply: Reply) -> Essence:
 
 def expected(direct: Reply, version: str) -> Essence:
     """What ollad makes of what the backend said."""
-    passed = tuple(reply_headers(direct.headers))
+    lines, _ = reply_lines(
+        (name.encode("latin-1"), value.encode("latin-1")) for name, value in direct.headers
+    )
+    passed = fields(lines.decode("latin-1").split("\r\n")[:-1])
     line = f"HTTP/{version}{direct.line[len('HTTP/1.1') :]}"
     return essence(Reply(line, passed, direct.body, whole=direct.whole))
 

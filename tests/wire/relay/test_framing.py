@@ -176,7 +176,7 @@ async def test_a_backend_that_is_asked_for_a_head_keeps_its_connection(
     relay, pool = ollad.gateway.dispatcher._relay, ollad.gateway.runtime.pool
     bodies = []
     for method in ("HEAD", "HEAD", "GET"):
-        request = UpstreamRequest(method, LONE, (), b"")
+        request = UpstreamRequest(method, LONE, b"", b"")
         outcome = await relay.forward(request, pool.named("one"), HoldSink(), Proxy())
         assert outcome.fault is None
         bodies.append(outcome.body)

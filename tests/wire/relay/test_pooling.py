@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.wire.fake_sglang import Exchange, FakeSGLang
 
 GOOD = reply(b"good", content_type="text/plain")
-REQUEST = UpstreamRequest("POST", OPAQUE, (), b"{}")
+REQUEST = UpstreamRequest("POST", OPAQUE, b"", b"{}")
 
 
 def pool_of(ollad: Running, fake: FakeSGLang) -> ConnectionPool:
@@ -154,7 +154,7 @@ async def test_a_reply_that_overtakes_its_request_ends_the_connection(
 ) -> None:
     """The rest of the request would be read as the next one."""
     fake.hasty[OPAQUE] = b"HTTP/1.1 413 Much\r\ncontent-length: 0\r\n\r\n"
-    large = UpstreamRequest("POST", OPAQUE, (), b"x" * (32 * 1024 * 1024))
+    large = UpstreamRequest("POST", OPAQUE, b"", b"x" * (32 * 1024 * 1024))
     outcome = await forward(ollad, request=large)
     assert outcome.head is not None
     assert outcome.head.status == 413

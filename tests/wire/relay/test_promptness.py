@@ -112,7 +112,7 @@ class Canary:
         self.body = b"x"
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        reply = DownstreamReply(request, 200, "OK", [("X-A", "b")], None)
+        reply = DownstreamReply(request, 200, b"OK", b"X-A: b\r\n", None)
         self.counted.append(request.writer.output_size)
         reply.start(self.body)
         self.counted.append(request.writer.output_size)

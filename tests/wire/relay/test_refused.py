@@ -127,7 +127,7 @@ async def test_a_body_after_a_reply_to_head_reaches_nobody(
     relay, pool = ollad.gateway.dispatcher._relay, ollad.gateway.runtime.pool
     outcomes = [
         await relay.forward(
-            UpstreamRequest(method, LONE, (), b""), pool.named("one"), HoldSink(), Proxy()
+            UpstreamRequest(method, LONE, b"", b""), pool.named("one"), HoldSink(), Proxy()
         )
         for method in ("HEAD", "GET")
     ]
