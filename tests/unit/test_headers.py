@@ -55,6 +55,56 @@ def test_every_request_is_told_who_asked_and_through_whom() -> None:
     assert made() == OWN
 
 
+HEADER = st.tuples(
+    st.text("abcXYZ019-_!#", min_size=1, max_size=12).map("X-".__add__),
+    st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF), max_size=20),
+)
+
+
+@given(st.lists(HEADER, max_size=6))
+def test_end_to_end_headers_keep_their_bytes(headers: list[tuple[str, str]]) -> None:
+    sent = request_lines(
+        raw(headers),
+        request_id="id-1",
+        peer="",
+        scheme="",
+        host="",
+        trusted=False,
+        endpoint_headers={},
+        forward_authorization=False,
+        identity_encoding=False,
+    )
+    lines = b"".join(name + b": " + value + b"\r\n" for name, value in raw(headers))
+    assert sent == lines + b"X-Olla-Request-ID: id-1\r\nVia: 1.1 ollad\r\n"
+    assert reply_lines(raw(headers)) == (lines, frozenset())
+
+
+@given(st.binary(max_size=20))
+def test_what_a_trusted_proxy_says_keeps_its_bytes(said: bytes) -> None:
+    said = said.translate(None, b"\r\n\0")
+    headers = [(b"X-Forwarded-Host", said), (b"Via", said)]
+    lines = request_lines(
+        headers,
+        request_id="id-1",
+        peer="192.0.2.7",
+        scheme="http",
+        host="",
+        trusted=True,
+        endpoint_headers={},
+        forward_authorization=False,
+        identity_encoding=False,
+    ).split(b"\r\n")
+    assert b"Via: " + said + b", 1.1 ollad" in lines
+    assert not said or b"X-Forwarded-Host: " + said in lines
+
+
+def test_ollad_is_told_which_of_its_own_headers_a_reply_has() -> None:
+    reply = raw([("dAtE", "x"), ("x-sglang-cache-hit", "true"), ("Server", "uvicorn")])
+    assert reply_lines(reply)[1] == {"Date", "X-SGLang-Cache-Hit"}
+    hidden = raw([("Connection", "X-SGLang-Cache-Hit, close"), ("X-SGLang-Cache-Hit", "true")])
+    assert reply_lines(hidden) == (b"", frozenset())
+
+
 def test_end_to_end_headers_pass_in_order_with_case_and_duplicates() -> None:
     inbound = [
         ("content-type", "application/json"),

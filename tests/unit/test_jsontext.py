@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ollad.errors import BadRequestError
@@ -167,3 +167,60 @@ def test_nesting_up_to_the_limit_is_taken() -> None:
 
 def test_many_shallow_containers_are_taken() -> None:
     assert len(parse_object(orjson.dumps({"messages": [{"c": []}] * 1000}))["messages"]) == 1000
+
+
+def depth_of(value: Any) -> int:
+    """Levels of objects and arrays."""
+    match value:
+        case dict():
+            return 1 + max(map(depth_of, value.values()), default=0)
+        case list():
+            return 1 + max(map(depth_of, value), default=0)
+        case _:
+            return 0
+
+
+@st.composite
+def nested(draw: st.DrawFn) -> Any:
+    """An object about as deep as may be, of objects and arrays that have company, or not."""
+    levels = draw(st.integers(MAX_DEPTH - 5, MAX_DEPTH + 5))
+    company = draw(st.lists(st.sampled_from([1, "]}", [], {}, [{"x": []}]]), max_size=2))
+    turn = draw(st.integers(1, 7))
+    value: Any = draw(st.sampled_from([1, "[[{{", [], {}]))
+    for level in range(levels - depth_of(value) - 1):
+        beside = company if level % 5 == 4 else []
+        if level % turn:
+            value = {**{str(at): other for at, other in enumerate(beside)}, "a": value}
+        else:
+            value = [*beside, value]
+    rest = {"messages": [{"role": "user", "content": "x" * draw(st.sampled_from([0, 20_000]))}]}
+    return {"a": value, **rest} if draw(st.booleans()) else {**rest, "a": value}
+
+
+@given(nested(), st.none() | st.just(1))
+def test_what_is_nested_too_deep_is_refused_and_nothing_else(
+    document: Any, indent: int | None
+) -> None:
+    body = json.dumps(document, indent=indent).encode()
+    if depth_of(document) > MAX_DEPTH:
+        with pytest.raises(BadRequestError, match="nested deeper than 200 levels"):
+            parse_object(body)
+    else:
+        assert parse_object(body) == document
+
+
+@given(
+    st.lists(st.booleans(), min_size=MAX_DEPTH - 1, max_size=MAX_DEPTH),
+    st.sampled_from([b"", b" " * 20_000]),
+)
+@example([False] * MAX_DEPTH, b"")
+@example([False] * (MAX_DEPTH - 1), b"")
+def test_the_shortest_text_of_any_depth_is_judged_rightly(kinds: list[bool], pad: bytes) -> None:
+    inner = b"".join(b'{"":' if is_object else b"[" for is_object in kinds)
+    ends = b"".join(b"}" if is_object else b"]" for is_object in reversed(kinds))
+    body = b'{"":' + inner + (b"0" if kinds[-1] else b"") + ends + pad + b"}"
+    if len(kinds) == MAX_DEPTH:
+        with pytest.raises(BadRequestError, match="nested deeper than 200 levels"):
+            parse_object(body)
+    else:
+        parse_object(body)

@@ -34,6 +34,7 @@ def outcome(
         (Fault.CONNECT, "connect_error"),
         (Fault.CONNECT_TIMEOUT, "connect_timeout"),
         (Fault.STALE, "stale"),
+        (Fault.UNSENT, "unsent"),
         (Fault.REFUSED, "overloaded"),
         (Fault.UNSENT, "unsent"),
         (Fault.DIED, "died"),

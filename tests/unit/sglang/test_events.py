@@ -260,6 +260,29 @@ def test_where_a_stream_is_split_makes_no_difference(
     assert seen(scanned(data, tail, size=1)) == seen(whole)
 
 
+@given(
+    st.sampled_from(STREAMS).map(lambda name: (REPLIES / name).read_bytes())
+    | st.lists(PIECES, max_size=30).map(b"".join),
+    st.lists(st.tuples(st.integers(1, 3000), st.booleans()), max_size=30),
+    st.sampled_from([16, 300, 64 * 1024]),
+)
+def test_when_a_stream_is_looked_into_makes_no_difference(
+    data: bytes, steps: list[tuple[int, bool]], tail: int
+) -> None:
+    never, often = StreamScanner(tail), StreamScanner(tail)
+    at = 0
+    for length, look in [*steps, (len(data), False)]:
+        piece = data[at : at + length]
+        at += length
+        never.feed(piece)
+        often.feed(piece)
+        if look:
+            fresh = StreamScanner(tail)
+            fresh.feed(data[:at])
+            assert seen(often) == seen(fresh)
+    assert seen(never) == seen(often)
+
+
 @given(st.lists(st.binary(max_size=200), max_size=20), st.integers(1, 100))
 def test_garbage_is_survived_and_no_more_than_the_bound_is_held(
     chunks: list[bytes], tail: int
@@ -268,7 +291,9 @@ def test_garbage_is_survived_and_no_more_than_the_bound_is_held(
     for chunk in chunks:
         scanner.feed(chunk)
         assert len(scanner._tail) <= tail
+        assert sum(map(len, scanner._unread)) < 2048
     seen(scanner)
+    assert scanner._unread == []
 
 
 def generate_event(words: int, *, reason: str | None = None, **more: object) -> bytes:

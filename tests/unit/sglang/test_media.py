@@ -4,12 +4,12 @@ import base64
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollad.config.schema import Media
 from ollad.errors import BadRequestError
-from ollad.sglang.media import check_media
+from ollad.sglang.media import check_media, names_media
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(80)).decode()
 OPEN = Media(allow_hosts=("*",))
@@ -296,3 +296,44 @@ def test_a_value_that_passes_can_only_be_inline_or_https(text: str, prefix: str)
     except BadRequestError:
         return
     assert value.startswith(("https://", "data:")) or base64.b64decode(value, validate=True)
+
+
+KEYS = st.sampled_from(
+    [
+        *("image_url", "image_data", "video_url", "video_data", "audio_url", "audio_data"),
+        *("input_audio", "file_url", "image", "video", "source", "file_id", "url", "data"),
+        *("type", "role", "content", "name", "text", "messages", "input", "tools", "prompt"),
+        *("tool_calls", "response_format", "x"),
+    ]
+)
+LEAVES = st.sampled_from(
+    ["file:///etc/passwd", "user", "image", "document", "input_image", "base64", "", None, 1, True]
+)
+INNER = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=8,
+)
+TEXTS = st.dictionaries(st.sampled_from(["role", "content", "name"]), LEAVES, max_size=3)
+DOCUMENTS = st.dictionaries(KEYS, INNER, max_size=4) | st.builds(
+    lambda rest, messages: {**rest, "messages": messages},
+    st.dictionaries(KEYS, LEAVES | INNER, max_size=3),
+    st.lists(TEXTS | st.dictionaries(KEYS, INNER, max_size=3), max_size=3),
+)
+
+
+@settings(max_examples=1000)
+@given(DOCUMENTS)
+def test_what_is_said_to_name_no_media_names_none(document: dict[str, Any]) -> None:
+    if not names_media(document):
+        assert check_media(document, CLOSED) == 0
+
+
+def test_most_requests_are_seen_to_name_no_media() -> None:
+    message = {"role": "user", "content": "image_url: https://x.example/"}
+    chat_request = {"model": "m", "messages": [message] * 9, "stream": True, "temperature": 0.5}
+    assert not names_media(chat_request)
+    assert not names_media({"text": "file:///etc/passwd", "rid": "1"})
+    assert names_media(chat("x"))
+    assert names_media({"image_data": None})
+    assert names_media({"messages": [{**message, "audio_url": "x"}]})

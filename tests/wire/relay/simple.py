@@ -11,6 +11,8 @@ from ollad.relay.cut import cut
 from ollad.relay.exchange import Fault, Outcome, Plan, ReplyHead
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ollad.backends.backend import Backend
     from ollad.config.schema import Proxy
     from ollad.relay.downstream import DownstreamReply
@@ -34,6 +36,7 @@ class SimpleRelay:
         *,
         last: bool = True,  # noqa: ARG002 - of the seam
         deadline: float | None = None,  # noqa: ARG002 - of the seam
+        first_byte: Callable[[float], None] | None = None,  # noqa: ARG002 - of the seam
     ) -> Outcome:
         """Send ``request`` and its reply to ``sink``."""
         head: ReplyHead | None = None
