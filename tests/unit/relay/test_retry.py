@@ -36,7 +36,6 @@ def outcome(
         (Fault.STALE, "stale"),
         (Fault.UNSENT, "unsent"),
         (Fault.REFUSED, "overloaded"),
-        (Fault.UNSENT, "unsent"),
         (Fault.DIED, "died"),
         (Fault.RESET, None),
         (Fault.TRUNCATED, None),
