@@ -246,6 +246,15 @@ async def test_another_way_to_route_begins_with_nothing(routing: dict[str, Any])
     assert place.backend.in_flight == 0
 
 
+async def test_the_new_way_keeps_its_books_at_the_next_reload() -> None:
+    desk = Desk(make_backend("a"))
+    desk.reload("a", policy="priority")
+    await desk.take()
+    kept = desk.placement.standings()
+    desk.reload("a", policy="priority")
+    assert desk.placement.standings() == kept != {}
+
+
 def test_prompts_are_read_as_the_new_configuration_says() -> None:
     desk = Desk(make_backend("a"))
     long = len(desk.placement.read(chat()).demand.chain)
