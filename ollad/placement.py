@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NO_PROMPT", "Place", "Placement"]
 
-NO_PROMPT: Final = Prompt(UNKNOWN, 0, b"", 1)
+NO_PROMPT: Final = Prompt(UNKNOWN, 0, b"", 0)
 """Of a request whose prompt nobody reads."""
 
 _GONE: Final = Tier(priority=0)

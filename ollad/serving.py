@@ -195,7 +195,7 @@ def _learn(
         document: the whole reply, if it was held and is a good one.
     """
     answer: tuple[int, ...] = ()
-    if document is not None and done.prompt.demand.chain:
+    if document is not None:
         said = spoken(document)
         answer = () if said is None else done.prompt.answer(said)
     done.place.ticket.end(

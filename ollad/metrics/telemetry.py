@@ -52,6 +52,9 @@ _FIRST_TOKEN_BUCKETS: Final = (
 )
 
 _OTHER: Final = "other"
+_MOST_MODELS: Final = 100
+"""Models with series of their own; an adapter is a model."""
+
 _CLIENT_GONE: Final = "499"
 _CODES: Final = {499: _CLIENT_GONE} | {status.value: str(status.value) for status in HTTPStatus}
 
@@ -82,6 +85,7 @@ class Telemetry:
         self.page_registry = CollectorRegistry()
         self._pool: Callable[[], Iterable[Backend]] = tuple
         self._all: list[Children[Count] | Children[Observations]] = []
+        self._models: set[str] = set()
         self._page: dict[tuple[str, str], PageHistograms] = {}
         self._declare_requests()
         self._declare_upstream()
@@ -283,7 +287,7 @@ class Telemetry:
         self._in_flight[family].value -= 1
         self._duration[family].observe(seconds)
         code = _code(record.status)
-        self._requests[record.family, self._model_label(record, code), code].value += 1
+        self._requests[record.family, self._model_label(record.served_model), code].value += 1
         if record.request_bytes:
             self._body_in[family].value += record.request_bytes
         if record.response_bytes:
@@ -301,13 +305,17 @@ class Telemetry:
             if tokens:
                 self._tokens[backend, kind].value += tokens
 
-    def _model_label(self, record: RequestRecord, code: str) -> str:
-        """The model if some backend serves it: clients must not be able to make up series."""
-        model = record.served_model
-        if model is None:
+    def _model_label(self, model: str | None) -> str:
+        """The model if some backend serves it: clients must not be able to make up series.
+
+        Nor can backends, by serving ever new ones: all beyond ``_MOST_MODELS`` are one.
+        """
+        if model in self._models:
+            return model
+        if model is None or len(self._models) >= _MOST_MODELS or not self._served(model):
             return _OTHER
-        known = (record.family, model, code) in self._requests
-        return model if known or self._served(model) else _OTHER
+        self._models.add(model)
+        return model
 
     def _served(self, model: str) -> bool:
         return any(backend.serves(model) for backend in self._pool())
@@ -369,7 +377,7 @@ class Telemetry:
         """The histograms behind ``/olla/sglang/metrics`` of a model that ``endpoint`` serves."""
         histograms = self._page.get((model, endpoint))
         if histograms is None:
-            label = model if self._served(model) else _OTHER
+            label = self._model_label(model)
             histograms = PageHistograms(
                 self._page_duration[label, endpoint], self._page_first_token[label, endpoint]
             )

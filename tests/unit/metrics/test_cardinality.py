@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
 from ollad.metrics import Telemetry
 from ollad.sglang.annotate import Usage
 from tests.unit.builders import make_backend, make_record
@@ -72,7 +70,6 @@ def test_backends_that_are_gone_leave_no_series_behind() -> None:
     assert series(telemetry) == before
 
 
-@pytest.mark.xfail(strict=True, reason="models that were served once are counted for ever")
 def test_models_that_a_backend_serves_one_after_another_are_capped() -> None:
     backends: list[Backend] = [make_backend("sgl-a")]
     telemetry = Telemetry()
