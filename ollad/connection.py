@@ -12,7 +12,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from aiohttp import hdrs
+from aiohttp import HttpVersion10, HttpVersion11, hdrs
 from aiohttp.http import RawRequestMessage, StreamWriter
 from aiohttp.http_exceptions import (
     BadHttpMethod,
@@ -22,6 +22,7 @@ from aiohttp.http_exceptions import (
     InvalidURLError,
     LineTooLong,
 )
+from aiohttp.web_protocol import _ErrInfo
 
 from ollad.errors import (
     OUR_MISTAKE,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection"]
 
+_VERSIONS: Final = frozenset({HttpVersion10, HttpVersion11})
 _LONGEST_TARGET: Final = 8190
 _LONGEST_FIELD: Final = 16380
 """Bytes of one header's name and value; not the same as for the target, so that errors differ."""
@@ -108,6 +110,23 @@ class Connection(PatientHandler):
         self.peer = str(peer[0]) if isinstance(peer, tuple) else str(peer or "")
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = "https"
+
+    def data_received(self, data: bytes) -> None:
+        """Take no request after which it is uncertain where the next one begins.
+
+        llhttp takes a request line without a version, and ones of HTTP/0.9 and 2.0, as if they were
+        of 1.1; and behind a request with ``Upgrade`` aiohttp loses what came in the same segment.
+        """
+        queued = len(self._messages)
+        super().data_received(data)
+        for place in range(queued, len(self._messages)):
+            message, body = self._messages[place]
+            if not isinstance(message, RawRequestMessage):
+                continue
+            if message.version not in _VERSIONS:
+                self._messages[place] = (_ErrInfo(400, BadStatusLine(), ""), body)
+            elif message.upgrade:
+                self._messages[place] = (message._replace(should_close=True), body)
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Read on, if reading was paused at all: the reader of each small body asks for it."""

@@ -37,12 +37,7 @@ def seeds(name: str) -> list[bytes]:
     return [path.read_bytes() for path in sorted((CORPUS / name).iterdir())]
 
 
-OPEN = pytest.mark.xfail(strict=True, reason="the server takes every version that llhttp takes")
-
-
-@pytest.fixture(
-    params=[pytest.param(name, marks=OPEN if name == "requests" else ()) for name in TARGETS]
-)
+@pytest.fixture(params=TARGETS)
 def target(request: pytest.FixtureRequest) -> Iterator[tuple[str, Callable[[bytes], None]]]:
     with TARGETS[request.param]() as check:
         yield request.param, check
