@@ -161,15 +161,14 @@ async def test_a_restarted_backend_has_nothing_cached() -> None:
         book = (await books(ollad))[home]
         assert book is not None
         assert book["index_blocks"] > 0
-        restarted.server_info = {**restarted.server_info, "startup_time": 2.0}
-        snapshot = ollad.gateway.runtime.pool.named(home).snapshot
         backend = ollad.gateway.runtime.pool.named(home)
-        await until(
-            lambda: (
-                backend.snapshot.engine.incarnation != snapshot.engine.incarnation
-                and backend.routable
-            )
-        )
+        before = backend.snapshot.engine.incarnation
+        await restarted.stop()
+        await until(lambda: not backend.routable)
+        restarted.server_info["startup_time"] = 2.0
+        await restarted.start(restarted.port)
+        await until(lambda: backend.routable)
+        assert backend.snapshot.engine.incarnation != before
         await served(ollad, said(story(1)))
         book = (await books(ollad))[home]
         other = (await books(ollad))["b" if home == "a" else "a"]
