@@ -124,7 +124,7 @@ class Ledger:
         due.released = True
         self.waiting -= 1
         # nothing is due when nobody waits, whatever rounding has left
-        self._tokens = self._tokens - due.tokens if self.waiting else 0.0
+        self._tokens = max(0.0, self._tokens - due.tokens) if self.waiting else 0.0
 
     def _learn(self, rate: float) -> None:
         self.rate += _LEARNING * (min(_FASTEST, max(_SLOWEST, rate)) - self.rate)
