@@ -31,11 +31,13 @@ class Conduct:
     """Keeps the record of every backend.
 
     Attributes:
+        overloaded_until: monotonic time before which some backend may be overloaded.
         wary_until: monotonic time before which ``breaker.eligible`` has to be asked.
     """
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
+        self.overloaded_until = float("-inf")
         self.wary_until = float("-inf")
 
     def note(self, backend: Backend, outcome: Outcome, began: float) -> None:
@@ -51,6 +53,7 @@ class Conduct:
             case Blame.OVERLOAD:
                 seconds = OVERLOAD_SECONDS if head is None else _retry_after(head)
                 backend.overloaded_until = max(backend.overloaded_until, now + seconds)
+                self.overloaded_until = max(self.overloaded_until, now + seconds)
             case Blame.FAILURE:
                 self._note_failure(backend, outcome, now, began)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from ollad.backends.backend import OVERLOAD_WEIGHT
 from ollad.backends.breaker import eligible
 from ollad.conduct import Conduct
 from ollad.errors import UnavailableError
@@ -191,6 +192,8 @@ class Placement:
                 code=_NOBODY,
             )
         alone = len(candidates) == 1
+        if now < self.conduct.overloaded_until:
+            candidates = self._sparing(candidates, now)
         if now < self.conduct.wary_until:
             candidates = eligible(candidates, now)
         if pool.limited:
@@ -203,6 +206,14 @@ class Placement:
         if not backend.breaker.closed:
             backend.breaker.tried(now)
         return Place(backend, self._policy.begin(backend, demand, now), now, alone)
+
+    def _sparing(self, candidates: Sequence[Backend], now: float) -> Sequence[Backend]:
+        """Leave overloaded backends out, most of the time and as long as there are others.
+
+        One that refuses is done with each request at once, and so would seem the idlest of all.
+        """
+        calm = [backend for backend in candidates if now >= backend.overloaded_until]
+        return calm if calm and self._random() >= OVERLOAD_WEIGHT else candidates
 
     def _tier(self, name: str) -> Tier:
         # requests that began before a reload may still look for a backend that is gone

@@ -16,7 +16,7 @@ from ollad.backends.snapshot import Snapshot
 if TYPE_CHECKING:
     from ollad.config.schema import Endpoint
 
-__all__ = ["DRAINING", "Backend", "Watcher"]
+__all__ = ["DRAINING", "OVERLOAD_WEIGHT", "Backend", "Watcher"]
 
 DRAINING: Final = "draining"
 """What the state of a backend is called while an operator keeps requests away from it."""

@@ -13,6 +13,7 @@ from ollad.config.schema import PrefixSettings, Proxy, Queue, Routing
 from ollad.errors import UnavailableError
 from ollad.metrics import Telemetry
 from ollad.placement import NO_PROMPT, Placement
+from ollad.relay.exchange import Outcome, ReplyHead
 from ollad.routing.demand import UNKNOWN
 from tests.unit.builders import InOrder, make_backend
 
@@ -71,6 +72,30 @@ class Desk:
 
 
 # --- places
+
+
+@pytest.mark.parametrize(
+    ("roll", "overloaded", "asked"),
+    [
+        (0.1, ["a"], ["b", "c"]),
+        (0.09, ["a"], ["a", "b", "c"]),
+        (0.9, ["a", "b", "c"], ["a", "b", "c"]),
+    ],
+)
+async def test_an_overloaded_backend_is_left_out_nine_times_of_ten(
+    roll: float, overloaded: list[str], asked: list[str]
+) -> None:
+    backends, policy = [make_backend(name) for name in "abc"], InOrder()
+    desk = Desk(*backends, policy=policy)
+    desk.placement._random = lambda: roll
+    busy = Outcome("a", ReplyHead(503, b"Busy", (), "", 0), b"")
+    for backend in backends:
+        if backend.name in overloaded:
+            desk.placement.conduct.note(backend, busy, desk.now)
+    await desk.take()
+    desk.now += 2.0
+    await desk.take()
+    assert policy.asked == [asked, ["a", "b", "c"]]
 
 
 async def test_a_place_counts_from_its_taking_to_its_leaving() -> None:

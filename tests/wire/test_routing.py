@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -362,13 +362,38 @@ async def test_a_lower_priority_is_for_what_the_higher_cannot_take() -> None:
 
 
 @dataclass
-class File:
-    """What the daemon finds when it reads its configuration."""
+class Reloadable:
+    """An ollad, and what it finds when it reads its configuration."""
 
     config: Config
+    ollad: Running = field(init=False)
 
     def load(self, _path: str | None) -> Config:
         return self.config
+
+    async def reload(self, **changes: Any) -> None:
+        self.config = replace(self.config, **changes)
+        assert (await self.ollad.daemon.reload()).accepted
+
+
+@asynccontextmanager
+async def reloadable(*fakes: FakeSGLang) -> AsyncIterator[Reloadable]:
+    """An ollad in front of backends a, b, …, of which nothing is left counted at the end."""
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(serving(*fakes))
+        endpoints = tuple(
+            endpoint(fake, name, **SELDOM) for fake, name in zip(fakes, "abcdef", strict=False)
+        )
+        file = Reloadable(Config(endpoints=endpoints, server=Server(port=0)))
+        daemon = Daemon(file.config, structlog.get_logger(), load=file.load)
+        await daemon.start()
+        stack.push_async_callback(daemon.close)
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(f"http://127.0.0.1:{daemon.port}")
+        )
+        file.ollad = Running(daemon, session, daemon.port)
+        yield file
+        await idle(file.ollad)
 
 
 async def test_a_reload_switches_the_policy_and_back_with_requests_under_way() -> None:
@@ -376,53 +401,34 @@ async def test_a_reload_switches_the_policy_and_back_with_requests_under_way() -
     gate = Gate()
     for fake in fakes:
         fake.scripts[CHAT], fake.scripts[GENERATE] = answer, gate
-    async with serving(*fakes):
-        endpoints = tuple(
-            endpoint(fake, name, **SELDOM) for fake, name in zip(fakes, "abc", strict=True)
-        )
-        file = File(Config(endpoints=endpoints, server=Server(port=0)))
-        daemon = Daemon(file.config, structlog.get_logger(), load=file.load)
-        await daemon.start()
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{daemon.port}") as session:
-            ollad = Running(daemon, session, daemon.port)
-            home = await served(ollad, said(story(0)))
-            held = asyncio.create_task(ollad.post(GENERATE, {"model": "tiny", "text": story(1)}))
-            await until(lambda: gate.waiting == 1)
+    async with reloadable(*fakes) as file:
+        ollad = file.ollad
+        await served(ollad, said(story(0)))
+        held = asyncio.create_task(ollad.post(GENERATE, {"model": "tiny", "text": story(1)}))
+        await until(lambda: gate.waiting == 1)
 
-            file.config = replace(file.config, routing=Routing(policy="round-robin"))
-            assert (await daemon.reload()).accepted
-            found = [await served(ollad, said(story(0))) for _ in range(6)]
-            assert Counter(found) == {"a": 2, "b": 2, "c": 2}
-            _, body = await ollad.get("/internal/status")
-            assert json.loads(body)["routing"] == {"policy": "round-robin"}
+        await file.reload(routing=Routing(policy="round-robin"))
+        found = [await served(ollad, said(story(0))) for _ in range(6)]
+        assert Counter(found) == {"a": 2, "b": 2, "c": 2}
+        _, body = await ollad.get("/internal/status")
+        assert json.loads(body)["routing"] == {"policy": "round-robin"}
 
-            file.config = replace(file.config, routing=Routing())
-            assert (await daemon.reload()).accepted
-            home = await served(ollad, said(story(0)))
-            assert {await served(ollad, said(story(0))) for _ in range(4)} == {home}
+        await file.reload(routing=Routing())
+        home = await served(ollad, said(story(0)))
+        assert {await served(ollad, said(story(0))) for _ in range(4)} == {home}
 
-            gate.open()
-            response, _ = await held
-            assert response.status == 200
-            await idle(ollad)
-        await daemon.close()
+        gate.open()
+        response, _ = await held
+        assert response.status == 200
 
 
 async def test_a_removed_backend_is_forgotten_and_one_that_returns_begins_anew() -> None:
     fakes = [FakeSGLang() for _ in range(2)]
     for fake in fakes:
         fake.scripts[CHAT] = answer
-    async with serving(*fakes):
-        both = tuple(endpoint(fake, name, **SELDOM) for fake, name in zip(fakes, "ab", strict=True))
-        file = File(Config(endpoints=both, server=Server(port=0)))
-        daemon = Daemon(file.config, structlog.get_logger(), load=file.load)
-        await daemon.start()
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{daemon.port}") as session:
-            ollad = Running(daemon, session, daemon.port)
-            home = await served(ollad, said(story(0)))
-            kept = tuple(each for each in both if each.name != home)
-            for endpoints in (kept, both):
-                file.config = replace(file.config, endpoints=endpoints)
-                assert (await daemon.reload()).accepted
-            assert (await books(ollad)).get(home) is None
-        await daemon.close()
+    async with reloadable(*fakes) as file:
+        both = file.config.endpoints
+        home = await served(file.ollad, said(story(0)))
+        await file.reload(endpoints=tuple(each for each in both if each.name != home))
+        await file.reload(endpoints=both)
+        assert (await books(file.ollad)).get(home) is None
