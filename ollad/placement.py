@@ -192,14 +192,14 @@ class Placement:
                 code=_NOBODY,
             )
         alone = len(candidates) == 1
-        if now < self.conduct.overloaded_until:
-            candidates = self._sparing(candidates, now)
         if now < self.conduct.wary_until:
             candidates = eligible(candidates, now)
         if pool.limited:
             candidates = [backend for backend in candidates if backend.in_flight < backend.limit]
             if not candidates:
                 return None
+        if now < self.conduct.overloaded_until:
+            candidates = self._sparing(candidates, now)
         # the protocol of policies knows of a backend what they read of it
         backend: Backend = self._policy.pick(candidates, demand, now)  # type: ignore[assignment]
         backend.in_flight += 1
