@@ -24,6 +24,7 @@ from ollad.errors import ConfigError, ListenError
 from ollad.gateway import Gateway, make_runtime
 from ollad.handlers import ADMIN_ROUTES, PUBLIC_ROUTES, ROUTES
 from ollad.health.fetch import open_client
+from ollad.health.refresh import SharedRefresh
 from ollad.health.schedule import HealthMonitor
 from ollad.limits import raise_descriptor_limit
 from ollad.maintenance import drain, enable
@@ -185,6 +186,10 @@ class Daemon:
         probe_client = await self._exits.enter_async_context(open_client(backend_tls))
         placement = Placement(config.routing, telemetry, time.monotonic, random.random)
         placement.adopt(config.routing, pool)
+        monitor = HealthMonitor(
+            pool, config.health, probe_client, observer=_ProbeCounter(telemetry)
+        )
+        refresh_models = SharedRefresh(monitor.refresh_models)
         gateway = self._gateway = Gateway(
             runtime=make_runtime(config, pool, time.monotonic()),
             dispatcher=Dispatcher(Relay(pools), placement, telemetry, time.monotonic),
@@ -192,6 +197,7 @@ class Daemon:
             conversations=ConversationStore(config.conversations, time.monotonic),
             clock=time.monotonic,
             wall=time.time,
+            refresh_models=refresh_models,
         )
         telemetry.bind_pool(lambda: gateway.runtime.pool)
         telemetry.bind_keys(lambda: gateway.runtime.gate.meters)
@@ -200,11 +206,9 @@ class Daemon:
         if self._lines is not None:
             lines = self._lines
             telemetry.bind_log(lambda: lines.dropped)
-        monitor = HealthMonitor(
-            pool, config.health, probe_client, observer=_ProbeCounter(telemetry)
-        )
         monitor.start()
         self._exits.push_async_callback(monitor.stop)
+        self._exits.push_async_callback(refresh_models.close)
         await monitor.wait_first_round()
         await self._listen(gateway, None if listener_tls is None else listener_tls.context)
         if self._load is not None:

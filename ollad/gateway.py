@@ -19,7 +19,7 @@ from ollad.headers import TrustedProxies
 from ollad.limits import BodyBudget
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from ollad.backends.pool import Pool
     from ollad.config.schema import Config
@@ -127,6 +127,8 @@ class Gateway:
         draining: set once the daemon stops taking requests.
         handing_over: set while it drains but still serves what open connections bring.
         traffic: requests to the API whose answer has not ended.
+        refresh_models: returns once backends have been asked which models they serve, now or a
+            moment ago.
         bodies: bounds the bytes of request bodies held at once.
         started: when it was made, by ``clock``.
     """
@@ -137,6 +139,7 @@ class Gateway:
     conversations: ConversationStore
     clock: Callable[[], float]
     wall: Callable[[], float]
+    refresh_models: Callable[[], Awaitable[None]]
     draining: bool = False
     handing_over: bool = False
     traffic: Traffic = field(default_factory=Traffic)

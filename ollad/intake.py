@@ -40,7 +40,15 @@ if TYPE_CHECKING:
     from ollad.config.schema import Server
     from ollad.gateway import Runtime
 
-__all__ = ["fresh_rid", "inbound_of", "read_body", "read_call", "read_upload", "resolve_model"]
+__all__ = [
+    "find_model",
+    "fresh_rid",
+    "inbound_of",
+    "read_body",
+    "read_call",
+    "read_upload",
+    "resolve_model",
+]
 
 _JSON: Final = "application/json"
 
@@ -192,7 +200,7 @@ async def read_call(
     named = document
     if document.get("model") in (None, "") and "X-Olla-Model" not in request.headers:
         named = {"model": usual_model(document)}
-    model, spliced = resolve_model(request, runtime, named)
+    model, spliced = await find_model(request, runtime, named)
     if spliced is not None:
         body = replace_members(body, {"model": orjson.dumps(spliced)})
     key = record.key
@@ -231,7 +239,7 @@ async def read_upload(request: web.Request, runtime: Runtime, target: str) -> Ca
     body = await read_body(request, runtime.config.server)
     field = form_field(body, boundary, "model")
     named = None if field is None else field.value
-    model, spliced = resolve_model(request, runtime, {"model": named})
+    model, spliced = await find_model(request, runtime, {"model": named})
     if spliced is not None and field is not None:
         body = b"".join((body[: field.start], spliced.encode(), body[field.end :]))
     return Call(
@@ -250,6 +258,20 @@ def _boundary(request: web.Request) -> str | None:
     message["Content-Type"] = request.headers["Content-Type"]
     boundary = message.get_boundary()
     return boundary if boundary and boundary.isascii() else None
+
+
+async def find_model(
+    request: web.Request, runtime: Runtime, document: Mapping[str, Any]
+) -> tuple[str, str | None]:
+    """As ``resolve_model``, but backends are asked once more before a model is called unknown.
+
+    They may have loaded it, an adapter for instance, since they were asked last.
+    """
+    try:
+        return resolve_model(request, runtime, document)
+    except NotFoundError:
+        await request.app[GATEWAY].refresh_models()
+        return resolve_model(request, runtime, document)
 
 
 def resolve_model(

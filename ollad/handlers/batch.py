@@ -18,7 +18,7 @@ from ollad.entrance import check_adapters
 from ollad.errors import BackendError, BadRequestError, GatewayError, PayloadTooLargeError
 from ollad.gateway import GATEWAY
 from ollad.generation import GENERATE
-from ollad.intake import fresh_rid, read_call, resolve_model
+from ollad.intake import find_model, fresh_rid, read_call
 from ollad.native import relay_native
 from ollad.record import RECORD, RequestRecord
 from ollad.responses import json_response
@@ -67,7 +67,8 @@ async def batch(request: web.Request) -> web.StreamResponse:
     lease = request[RECORD].lease
     if lease is not None:
         lease.more(len(items) - 1, gateway.clock())
-    run = _Run(request, gateway, runtime, _item_calls(request, runtime, call, items))
+    calls = await _item_calls(request, runtime, call, items)
+    run = _Run(request, gateway, runtime, calls)
     await run.all(items)
     return json_response(run.result())
 
@@ -137,7 +138,7 @@ def _check_item(item: Any, where: str) -> None:
     refuse_several(item, f"{where}.")
 
 
-def _item_calls(
+async def _item_calls(
     request: web.Request, runtime: Runtime, call: Call, items: Sequence[Mapping[str, Any]]
 ) -> Sequence[Call]:
     """What to send for each item; an item's own ``model`` goes before the batch's."""
@@ -149,7 +150,7 @@ def _item_calls(
         named = item.get("model") or common
         if named not in found:
             with _at(f"requests[{index}]"):
-                model, _ = resolve_model(request, runtime, {"model": named})
+                model, _ = await find_model(request, runtime, {"model": named})
             found[named] = model, record.model or model
         with _at(f"requests[{index}]"):
             calls.append(_item_call(call, item, found[named][0], record.key))

@@ -110,6 +110,16 @@ class Prober:
         self._last = self._assemble(outcome, facts)
         return self._last
 
+    async def models(self) -> tuple[ModelCard, ...]:
+        """What it offers now, asked for alone; nothing if it does not list any model."""
+        incarnation = self._incarnation
+        reply = await self._get(self._endpoint.model_url)
+        cards = readings.model_cards(reply.json())
+        if not cards:
+            return ()
+        incarnation.cards = cards
+        return readings.offered(cards, self._endpoint.models)
+
     async def close(self) -> None:
         """End the deep probe that may be under way."""
         await self._deep.close()

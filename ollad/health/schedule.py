@@ -114,6 +114,14 @@ class HealthMonitor:
         """Wait until the first round of every backend ended; each is bounded by its timeouts."""
         await asyncio.gather(*(watch.probed.wait() for watch in self._watches.values()))
 
+    async def refresh_models(self) -> None:
+        """Ask every backend that takes requests which models it serves, bounded like a probe.
+
+        What that says of its health is left to the rounds.
+        """
+        watches = [watch for watch in self._watches.values() if watch.backend.routable]
+        await asyncio.gather(*(watch.refresh_models() for watch in watches))
+
     def _watch(self, backend: Backend, health: Health) -> _Watch:
         prober = Prober(
             backend.endpoint,
@@ -202,6 +210,15 @@ class _Watch:
             native_health=last.native_health,
             native_metrics=last.native_metrics,
         )
+
+    async def refresh_models(self) -> None:
+        """Ask for the models alone and replace the snapshot if there are others."""
+        models = await self.prober.models()
+        if models and models != self.backend.snapshot.models:
+            self.backend.snapshot = dataclasses.replace(self.backend.snapshot, models=models)
+            structlog.get_logger().info(
+                "backend serves other models", endpoint=self.backend.name, models=len(models)
+            )
 
     def publish(self, found: Round, now: float) -> None:
         """Judge a round and replace the snapshot, at monotonic time ``now``."""

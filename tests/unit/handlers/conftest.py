@@ -59,6 +59,7 @@ def make_gateway(*backends: Backend, aliases: dict[str, str] | None = None) -> G
         conversations=nothing,
         clock=_clock,
         wall=lambda: 1795348800.0,
+        refresh_models=nothing,
     )
     gateway.telemetry.bind_pool(lambda: gateway.runtime.pool, gateway.clock)
     return gateway
