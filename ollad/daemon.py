@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from ollad import __version__
+from ollad.allocator import keep_freed_memory
 from ollad.backends.backend import Backend
 from ollad.backends.pool import Pool
 from ollad.control import ControlServer, Verdict, control_path
@@ -162,6 +163,7 @@ class Daemon:
         if self._gateway is not None:
             self._gateway.telemetry.started(time.time())
         _spare_the_collector()
+        keep_freed_memory()
         self._logger.info(
             "listening",
             host=self._host,

@@ -71,13 +71,25 @@ def _may_be_deep(body: bytes, document: dict[str, Any]) -> bool:
     more brackets than levels are allowed.
     """
     if len(body) > _SHORT:
-        return body.count(b"[") + body.count(b"{") > MAX_DEPTH
+        return _has_brackets(body, MAX_DEPTH + 1)
     return any(
         type(inner) is not dict or not _CONTAINERS.isdisjoint(map(type, inner.values()))
         for value in document.values()
         if type(value) in _CONTAINERS
         for inner in (value.values() if type(value) is dict else value)
     )
+
+
+def _has_brackets(body: bytes, count: int) -> bool:
+    """Whether at least ``count`` arrays and objects begin in ``body``."""
+    for bracket in (b"[", b"{"):
+        place = body.find(bracket)
+        while place >= 0:  # bytes.count takes a step for each byte, find one for each bracket
+            count -= 1
+            if not count:
+                return True
+            place = body.find(bracket, place + 1)
+    return False
 
 
 def _explain(body: bytes, error: orjson.JSONDecodeError) -> BadRequestError:

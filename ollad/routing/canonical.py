@@ -3,7 +3,8 @@
 A conversation is written message by message, each with a mark at its start, so that a further
 message, or a further word of the last one, only adds to the end. Media are written as a print of
 their data, repeated to about the length of text that they weigh in tokens. Whatever has an
-unexpected shape is written somehow; to refuse it is up to the backend.
+unexpected shape is written somehow; to refuse it is up to the backend. The text is left in pieces,
+since a long one is better not copied.
 """
 
 from __future__ import annotations
@@ -35,25 +36,25 @@ _IGNORED: Final = frozenset({"role", "content", "reasoning_content", "refusal", 
 _MASK: Final = (1 << 64) - 1
 
 
-def chat_text(document: Mapping[str, Any]) -> str:
+def chat_text(document: Mapping[str, Any]) -> list[str]:
     """Write down ``tools`` and ``messages`` of ``/v1/chat/completions``."""
     tools = document.get("tools")
     pieces = [_json(tools)] if tools and document.get("tool_choice") != "none" else []
     _write_messages(document.get("messages"), pieces)
-    return "".join(pieces)
+    return pieces
 
 
-def messages_text(document: Mapping[str, Any]) -> str:
+def messages_text(document: Mapping[str, Any]) -> list[str]:
     """Write down ``tools``, ``system`` and ``messages`` of Anthropic's ``/v1/messages``."""
     tools, system = document.get("tools"), document.get("system")
     pieces = [_json(tools)] if tools else []
     if system:
         pieces += ("\2system\3", _content(system))
     _write_messages(document.get("messages"), pieces)
-    return "".join(pieces)
+    return pieces
 
 
-def responses_text(document: Mapping[str, Any]) -> str:
+def responses_text(document: Mapping[str, Any]) -> list[str]:
     """Write down ``tools``, ``instructions`` and ``input`` of ``/v1/responses``."""
     tools, instructions, said = map(document.get, ("tools", "instructions", "input"))
     pieces = [_json(tools)] if tools else []
@@ -63,7 +64,7 @@ def responses_text(document: Mapping[str, Any]) -> str:
         pieces += ("\2user\3", said)
     else:
         _write_messages(said, pieces)
-    return "".join(pieces)
+    return pieces
 
 
 def answer_text(message: Mapping[str, Any] | str) -> str:

@@ -23,7 +23,7 @@ from ollad.routing.canonical import (
 from ollad.routing.demand import Demand
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 __all__ = ["Prompt", "PromptReader"]
 
@@ -35,7 +35,7 @@ _DOUBLING: Final = 32
 _LONGEST: Final = 4 * 1024 * 1024
 """Bytes of a prompt that are hashed at most; few models take a million tokens."""
 
-_CHATS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
+_CHATS: Final[Mapping[str, Callable[[Mapping[str, Any]], list[str]]]] = {
     "/v1/chat/completions": chat_text,
     "/v1/messages": messages_text,
     "/v1/responses": responses_text,
@@ -70,7 +70,7 @@ class Prompt:
                 was generated after a plain prompt.
 
         Returns:
-            None of them if the prompt was of a route whose prompts are not read.
+            None of them if the prompt was of a route whose prompts are not read, or was too long.
         """
         if self._block_bytes == 0:
             return ()
@@ -102,13 +102,13 @@ class PromptReader:
             size: bytes of the body, for an estimate where the prompt is not read.
         """
         silent = not document.get("stream")
-        tokens = None
         chat = _CHATS.get(target)
         if chat is not None:
             kind = "chat"
-            data = chat(document).encode("utf-8", "surrogatepass")
+            data, length = _octets(chat(document))
+            tokens = length / _BYTES_PER_TOKEN
         elif target in ("/generate", "/v1/completions"):
-            kind, data, tokens = _plain(document)
+            kind, data, length, tokens = _plain(document)
         else:
             worth = size / _BYTES_PER_TOKEN if target in _EMBEDDINGS else 0.0
             return Prompt(Demand((), worth, 1.0, silent=silent), 0, b"", 0)
@@ -124,24 +124,44 @@ class PromptReader:
         )
         hashes, used = _hash(seed, data, self._block_bytes, 0)
         chain = tuple(hashes)
-        if tokens is None:
-            tokens = len(data) / _BYTES_PER_TOKEN
-        block_tokens = tokens * self._block_bytes / len(data) if data else 1.0
+        block_tokens = tokens * self._block_bytes / length if length else 1.0
         demand = Demand(chain, tokens, block_tokens, _DOUBLING, silent)
+        if len(data) >= _LONGEST:  # it is not known to its end, so neither is what follows
+            return Prompt(demand, 0, b"", 0)
         return Prompt(demand, chain[-1] if chain else seed, data[used:], self._block_bytes)
 
 
-def _plain(document: Mapping[str, Any]) -> tuple[str, bytes, float]:
-    """Kind, canonical bytes and estimated tokens of a prompt that is no conversation."""
+def _octets(pieces: list[str]) -> tuple[bytes, float]:
+    """What may be hashed of a text, and the length of all of it in bytes, estimated if long."""
+    length = sum(map(len, pieces))
+    if length > _LONGEST:
+        pieces = list(_first(pieces, _LONGEST))
+    known = "".join(pieces)
+    data = known.encode("utf-8", "surrogatepass")
+    return data, len(data) * length / len(known) if known else 0.0
+
+
+def _first(pieces: list[str], length: int) -> Iterator[str]:
+    """The first characters of a text, ``length`` of them."""
+    for piece in pieces:
+        yield piece[:length]
+        length -= len(piece)
+        if length <= 0:
+            return
+
+
+def _plain(document: Mapping[str, Any]) -> tuple[str, bytes, float, float]:
+    """A prompt that is no conversation: its kind, canonical bytes, their length and its tokens."""
     given = document.get("prompt") or document.get("text") or document.get("input_ids")
     prompt, several = plain_prompt(given)
     media = "".join([stand_in(document[field]) for field in _MEDIA_FIELDS if document.get(field)])
     if isinstance(prompt, str):
-        data = (media + prompt).encode("utf-8", "surrogatepass")
-        return "text", data, several * len(data) / _BYTES_PER_TOKEN
+        data, length = _octets([media, prompt])
+        return "text", data, length, several * length / _BYTES_PER_TOKEN
     ids = orjson.dumps(prompt)[:-1] + b","
     tokens = len(prompt) + len(media) / _BYTES_PER_TOKEN
-    return "ids", media.encode() + ids, several * tokens
+    data = media.encode() + ids
+    return "ids", data, len(data), several * tokens
 
 
 def _text(value: object) -> str | None:

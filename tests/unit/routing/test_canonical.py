@@ -6,14 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollad.routing.canonical import (
-    answer_text,
-    chat_text,
-    messages_text,
-    plain_prompt,
-    responses_text,
-    stand_in,
-)
+from ollad.routing import canonical
+from ollad.routing.canonical import answer_text, plain_prompt, stand_in
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=5),
@@ -28,6 +22,18 @@ JSON = st.recursive(
 WEIRD = st.dictionaries(
     st.sampled_from(["messages", "tools", "system", "input", "instructions", "tool_choice"]), JSON
 )
+
+
+def chat_text(document: dict[str, Any]) -> str:
+    return "".join(canonical.chat_text(document))
+
+
+def messages_text(document: dict[str, Any]) -> str:
+    return "".join(canonical.messages_text(document))
+
+
+def responses_text(document: dict[str, Any]) -> str:
+    return "".join(canonical.responses_text(document))
 
 
 def image(url: str) -> dict[str, Any]:

@@ -180,7 +180,18 @@ def test_a_prompt_is_hashed_up_to_a_bound() -> None:
     longest = 4 << 20
     whole = read(GENERATE, text="x" * (longest + (1 << 20)), block=4096).demand
     assert len(whole.chain) == len(chain(text="x" * longest, block=4096))
-    assert whole.tokens > longest / 4
+    assert whole.tokens == (longest + (1 << 20)) / 4
+    assert whole.block_tokens == 1024
+    assert read(GENERATE, text="x" * longest, block=4096).answer("y" * 8192) == ()
+
+
+def test_it_is_no_matter_where_a_long_prompt_is_cut_into_messages() -> None:
+    longest = 4 << 20
+    one, two = ({"role": "user", "content": letter * (longest - 100)} for letter in "ab")
+    three = {"role": "user", "content": "c"}
+    assert chain(CHAT, messages=[one, two]) == chain(CHAT, messages=[one, two, three])
+    assert chain(CHAT, messages=[one, two]) != chain(CHAT, messages=[one, three])
+    assert read(CHAT, messages=[one, two]).demand.tokens == (2 * longest - 200 + 12) / 4
 
 
 def test_hashes_mean_nothing_to_another_process() -> None:
