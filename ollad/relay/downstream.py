@@ -132,11 +132,11 @@ class DownstreamReply(web.StreamResponse):
         else:
             self._transport.writelines((self._head, first))
 
-    def pass_on(self, data: bytes) -> None:
-        """Send more of the body."""
+    def pass_on(self, data: bytes, chunks: bytes = b"") -> None:
+        """Send more of the body; ``chunks`` are the same bytes in chunks, if they came so."""
         if self._framing == _CHUNKED:
             if data and not self._silent:
-                self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+                self._transport.write(chunks or b"%x\r\n%b\r\n" % (len(data), data))
         elif not self._silent:
             self._transport.write(data)
 

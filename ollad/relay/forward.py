@@ -238,24 +238,27 @@ class _Exchange:
         except Exception as error:  # noqa: BLE001 - raised by ``run``, not into the event loop
             self._fail(error)
 
-    def body_received(self, data: bytes) -> None:
+    def body_received(self, data: bytes, chunks: bytes = b"") -> None:
         """Pass bytes on, or hold them until the sink can begin."""
         now = self._active = self._clock()
-        if self._first_byte is None:
-            self._first_byte = now - self._started
-            if self._on_first_byte and self._head is not None and self._head.event_stream:
-                self._on_first_byte(now)
         reply = self._reply
         if reply is None:
+            self._begin_receiving(now)
             self._hold(data)
             return
         try:
-            reply.pass_on(data)
+            reply.pass_on(data, chunks)
             self._sink.observe(data, now)
         except Exception as error:  # noqa: BLE001 - raised by ``run``, not into the event loop
             self._fail(error)
         if reply.congested:
             self._pause(reply)
+
+    def _begin_receiving(self, now: float) -> None:
+        if self._first_byte is None:
+            self._first_byte = now - self._started
+            if self._on_first_byte and self._head is not None and self._head.event_stream:
+                self._on_first_byte(now)
 
     def reply_ended(self) -> None:
         """The backend is done."""

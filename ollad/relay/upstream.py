@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import httptools
 
+from ollad.relay.chunks import UNKNOWN, opening, split
 from ollad.relay.delivery import acknowledged
 from ollad.relay.exchange import ReplyHead
 
@@ -42,8 +43,12 @@ class Receiver(Protocol):
     def head_received(self, head: ReplyHead) -> None:
         """The final head has come."""
 
-    def body_received(self, data: bytes) -> None:
-        """More of the body has come, without its framing."""
+    def body_received(self, data: bytes, chunks: bytes = b"") -> None:
+        """More of the body has come; ``data`` is without its framing.
+
+        ``chunks`` are the same bytes in whole chunks, if they came so: whoever takes a chunked
+        body, too, may have them as they are.
+        """
 
     def reply_ended(self) -> None:
         """The reply is whole; the connection is no longer the receiver's."""
@@ -84,6 +89,7 @@ class Connection(asyncio.BufferedProtocol):
         "_head_only",
         "_headers",
         "_keep_alive",
+        "_missing",
         "_on_idle",
         "_on_lost",
         "_parser",
@@ -135,6 +141,7 @@ class Connection(asyncio.BufferedProtocol):
         self._pieces: list[bytes] = []
         self._told = False
         self._chunked = False
+        self._missing = UNKNOWN
         self._complete = False
         self._extra = False
         self._keep_alive = False
@@ -228,8 +235,12 @@ class Connection(asyncio.BufferedProtocol):
             self.abort()
             return
         if self._told:
-            self._more(receiver, data)
+            if self._missing == 0:
+                self._chunks(receiver, data)
+            else:
+                self._more(receiver, data)
             return
+        whole = not self.replied
         try:
             self._parse(data)
         except (httptools.HttpParserError, BrokenReplyError) as error:
@@ -238,11 +249,40 @@ class Connection(asyncio.BufferedProtocol):
         if self._head is None:
             return
         self._told = True
+        if self._chunked and whole:
+            head = bytes(data)
+            self._missing = split(head, head.index(_HEAD_END) + len(_HEAD_END))[1]
         receiver.head_received(self._head)
         self._tell(receiver)
 
+    def _chunks(self, receiver: Receiver, data: memoryview) -> None:
+        """Take more of a body, at a place between two chunks.
+
+        Of a stream this happens for each event. llhttp need not see whole chunks: it waits for
+        the beginning of one, before and after.
+        """
+        chunks = bytes(data)
+        line = opening(len(chunks))
+        if chunks.startswith(line) and chunks.endswith(_LINE_ENDS):
+            held = chunks[len(line) : -len(_LINE_ENDS)]
+        else:
+            pieces, self._missing = split(chunks)
+            if self._missing:
+                self._feed(receiver, data)
+                return
+            held = b"".join(pieces)
+        self._framing_bytes = 0
+        receiver.body_received(held, chunks)
+
     def _more(self, receiver: Receiver, data: memoryview) -> None:
-        """Take more of a body; of a stream, this is what happens for each event."""
+        """Take more of a body, at any other place."""
+        missing = self._missing
+        if missing > 0:
+            rest = len(data) - missing
+            self._missing = -rest if rest <= 0 else split(bytes(data), missing)[1]
+        self._feed(receiver, data)
+
+    def _feed(self, receiver: Receiver, data: memoryview) -> None:
         try:
             self._parser.feed_data(data)
             if self._pieces and not self._complete:

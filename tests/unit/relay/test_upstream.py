@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ollad.relay import upstream
+from ollad.relay.chunks import UNKNOWN, split
 from ollad.relay.upstream import Connection
 from tests.unit.builders import raw
 
@@ -73,6 +75,7 @@ class Received:
         self.head: ReplyHead | None = None
         self.body = b""
         self.pieces = 0
+        self.untouched = 0
         self.end: str | None = None
         self.after_end = 0
 
@@ -81,10 +84,14 @@ class Received:
         assert self.end is None
         self.head = head
 
-    def body_received(self, data: bytes) -> None:
+    def body_received(self, data: bytes, chunks: bytes = b"") -> None:
         assert self.head is not None
         assert self.end is None
         assert data
+        if chunks:
+            held, missing = split(chunks)
+            assert (b"".join(held), missing) == (data, 0)
+            self.untouched += 1
         self.body += data
         self.pieces += 1
 
@@ -188,6 +195,73 @@ def chunks(draw: st.DrawFn, body: bytes) -> bytes:
 def head_bytes(headers: Iterable[tuple[str, str]], *framing: str, line: str = "") -> bytes:
     lines = [line or "HTTP/1.1 200 OK", *(f"{name}: {value}" for name, value in headers), *framing]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+@given(
+    pieces=st.lists(st.binary(min_size=1, max_size=300), max_size=8),
+    together=st.lists(st.booleans(), min_size=10, max_size=10),
+)
+def test_whole_chunks_are_handed_over_as_they_came(
+    pieces: list[bytes], together: list[bool]
+) -> None:
+    segments = [OK + b"Transfer-Encoding: chunked\r\n\r\n"]
+    for piece, joined in zip(pieces, together, strict=False):
+        chunk = b"%x\r\n%b\r\n" % (len(piece), piece)
+        if joined:
+            segments[-1] += chunk
+        else:
+            segments.append(chunk)
+    rig = Rig()
+    got = rig.exchange(*segments, b"0\r\n\r\n")
+    rig.transport.close()
+    assert (got.end, got.body) == ("whole", b"".join(pieces))
+    assert got.untouched == len(segments) - 1
+    assert rig.reusable
+
+
+def test_a_chunk_that_came_in_two_segments_does_not_spoil_those_after_it() -> None:
+    chunk = b"5\r\nhello\r\n"
+    head = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+    cut = [chunk[:5], chunk[5:7], chunk[7:] + chunk + chunk[:9], chunk[9:]]
+    rig = Rig()
+    got = rig.exchange(head, chunk, *cut, chunk, chunk, b"0\r\n\r\n")
+    rig.transport.close()
+    assert (got.end, got.body, got.untouched) == ("whole", b"hello" * 6, 3)
+
+
+def no_chunks(_data: bytes, _start: int = 0) -> tuple[list[bytes], int]:
+    """In place of ``split``, so that llhttp sees everything."""
+    return [], UNKNOWN
+
+
+MARKS = st.sampled_from(
+    [b"\r\n", b"0\r\n\r\n", b"5\r\nhello\r\n", b"a\r\n", b";", b"\n", b"g", b"00"]
+)
+
+
+@settings(max_examples=300)
+@given(
+    body=st.lists(MARKS | st.binary(max_size=30), max_size=12).flatmap(
+        lambda parts: chunks(b"".join(parts))
+    ),
+    wounds=st.lists(st.tuples(st.integers(0, 1 << 12), MARKS), max_size=3),
+    cuts=CUTS,
+)
+def test_what_is_no_chunk_is_seen_whether_chunks_are_parsed_or_passed_over(
+    body: bytes, wounds: list[tuple[int, bytes]], cuts: list[int]
+) -> None:
+    for place, mark in wounds:
+        at = place % len(body)
+        body = body[:at] + mark + body[at:]
+    data = OK + b"Transfer-Encoding: chunked\r\n\r\n" + body
+    ends = []
+    for shortcut in (split, no_chunks):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(upstream, "split", shortcut)
+            rig, got = fed(data, [45, *cuts])
+            rig.lose()
+        ends.append((got.end, got.body, rig.reusable))
+    assert ends[0] == ends[1]
 
 
 @given(headers=HEADERS, body=BODY, cuts=CUTS)

@@ -34,8 +34,8 @@ def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         start(self, first)
         sizes.append(self._transport.get_write_buffer_size())
 
-    def noting_pass_on(self: DownstreamReply, data: bytes) -> None:
-        pass_on(self, data)
+    def noting_pass_on(self: DownstreamReply, data: bytes, chunks: bytes = b"") -> None:
+        pass_on(self, data, chunks)
         sizes.append(self._transport.get_write_buffer_size())
 
     monkeypatch.setattr(DownstreamReply, "start", noting_start)
