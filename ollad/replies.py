@@ -78,6 +78,18 @@ class ClientSink:
         scanner: what was seen of a stream, or None for any other reply.
     """
 
+    __slots__ = (
+        "_gateway",
+        "_last_chunk",
+        "_observe_gap",
+        "_pool",
+        "_reading",
+        "_record",
+        "_request",
+        "_trailing",
+        "scanner",
+    )
+
     def __init__(
         self, request: web.Request, gateway: Gateway, runtime: Runtime, reading: Reading
     ) -> None:

@@ -135,6 +135,8 @@ async def fetch(
 class _TellingSink(ClientSink):
     """Tells how a stream of events begins."""
 
+    __slots__ = ("_started",)
+
     def __init__(
         self,
         request: web.Request,

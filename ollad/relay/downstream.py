@@ -121,16 +121,17 @@ class DownstreamReply(web.StreamResponse):
 
     def start(self, first: bytes) -> None:
         """Send the head, and with it the first bytes of the body."""
+        head, self._head = self._head, b""  # a stream lives long
         if self._req is not None:
-            self._req.writer.output_size += len(self._head)
+            self._req.writer.output_size += len(head)
         if not first or self._silent:
-            self._transport.write(self._head)
+            self._transport.write(head)
         elif self._framing == _CHUNKED:
-            self._transport.write(b"%b%x\r\n%b\r\n" % (self._head, len(first), first))
+            self._transport.write(b"%b%x\r\n%b\r\n" % (head, len(first), first))
         elif len(first) < _COPIED:
-            self._transport.write(self._head + first)
+            self._transport.write(head + first)
         else:
-            self._transport.writelines((self._head, first))
+            self._transport.writelines((head, first))
 
     def pass_on(self, data: bytes, chunks: bytes = b"") -> None:
         """Send more of the body; ``chunks`` are the same bytes in chunks, if they came so."""
