@@ -26,7 +26,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("daemon",),
-    ("reload", "systemd"),
+    ("allocator", "reload", "systemd"),
     ("maintenance",),
     ("control",),
     ("server",),
