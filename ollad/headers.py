@@ -27,6 +27,7 @@ __all__ = [
 
 _Pair = tuple[bytes, bytes]  # name and value as they stand on the wire
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _HOP_BY_HOP: Final = frozenset(
     {
@@ -70,6 +71,7 @@ _BELIEVED: Final = {
 _VIA: Final = "1.1 ollad"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _NAMES_REMEMBERED: Final = 1024
+_MAPPED_PREFIX: Final = 96  # bits before the IPv4 address in ::ffff:0:0/96 (RFC 4291 §2.5.5.2)
 _USUAL_CONNECTION: Final = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
 """Values of Connection that name no header which would be passed on otherwise."""
 
@@ -289,7 +291,8 @@ class TrustedProxies:
     """The networks of ``server.trusted_proxies``.
 
     Args:
-        networks: IP addresses and networks, such as ``10.0.0.0/8``.
+        networks: IP addresses and networks, such as ``10.0.0.0/8``. An IPv4-mapped one, such as
+            ``::ffff:10.0.0.0/104``, is that of its IPv4 addresses.
 
     Raises:
         ValueError: one of them is neither.
@@ -298,7 +301,7 @@ class TrustedProxies:
     __slots__ = ("_networks",)
 
     def __init__(self, networks: Iterable[str]) -> None:
-        self._networks = tuple(ipaddress.ip_network(network, strict=False) for network in networks)
+        self._networks = tuple(_network(network) for network in networks)
 
     def __repr__(self) -> str:
         return f"<TrustedProxies {', '.join(map(str, self._networks)) or 'none'}>"
@@ -309,6 +312,19 @@ class TrustedProxies:
             return False
         parsed = _address(address)
         return parsed is not None and any(parsed in network for network in self._networks)
+
+
+def _network(text: str) -> _Network:
+    """A network, of IPv4 addresses if it is one of IPv4-mapped ones, as addresses are unmapped.
+
+    Raises:
+        ValueError: it is none.
+    """
+    network = ipaddress.ip_network(text, strict=False)
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is None or network.prefixlen < _MAPPED_PREFIX:
+        return network
+    return ipaddress.IPv4Network((mapped, network.prefixlen - _MAPPED_PREFIX))
 
 
 def client_address(peer: str, forwarded_for: str | None, trusted: Callable[[str], bool]) -> str:

@@ -291,6 +291,28 @@ def test_trust_is_a_matter_of_networks(address: str, expected: bool) -> None:
     assert address not in TrustedProxies([])
 
 
+@pytest.mark.parametrize(
+    ("network", "address", "expected"),
+    [
+        ("::ffff:10.0.0.0/104", "10.1.2.3", True),
+        ("::ffff:10.0.0.0/104", "::ffff:10.1.2.3", True),
+        ("::ffff:10.0.0.0/104", "11.0.0.1", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("::ffff:192.0.2.1", "192.0.2.2", False),
+        ("::ffff:192.0.2.77/120", "192.0.2.1", True),
+        ("::ffff:0:0/96", "198.51.100.1", True),
+        ("::ffff:0:0/96", "2001:db8::1", False),
+        ("::ffff:0:0/80", "198.51.100.1", False),
+        ("::ffff:0:0/80", "::1", True),
+        ("::10.0.0.0/104", "10.1.2.3", False),
+    ],
+)
+def test_a_network_of_mapped_addresses_is_that_of_ipv4(
+    network: str, address: str, expected: bool
+) -> None:
+    assert (address in TrustedProxies([network])) is expected
+
+
 def test_its_repr_names_the_networks() -> None:
     assert repr(TrustedProxies([])) == "<TrustedProxies none>"
     assert repr(TrustedProxies(["10.0.0.1/8"])) == "<TrustedProxies 10.0.0.0/8>"
