@@ -59,6 +59,7 @@ _HOST: Final = re.compile(
 _ADDRESS: Final = re.compile(r"\[[0-9a-f:.]+\]")
 _LONGEST_HOST: Final = 253  # RFC 1035 §2.3.4, as text
 _SHOWN: Final = 60  # characters of a value in a message
+_LONGEST_PATH: Final = 200  # characters of a path in a message; clients choose keys and depth
 
 
 def names_media(document: Mapping[str, Any]) -> bool:
@@ -277,9 +278,7 @@ def _begins_like(head: bytes, family: str) -> bool:
 
 def _refusal(value: object, path: _Path, problem: str) -> BadRequestError:
     name = _dotted(path)
-    shown = str(value)
-    if len(shown) > _SHOWN:
-        shown = shown[: _SHOWN - 1] + "…"
+    shown = _shortened(str(value), _SHOWN)
     return BadRequestError(
         f"'{name}' cannot be used: {problem}. Its value is {shown!r}.",
         param=name,
@@ -287,10 +286,16 @@ def _refusal(value: object, path: _Path, problem: str) -> BadRequestError:
     )
 
 
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def _dotted(path: _Path) -> str:
-    keys: list[str | int] = []
-    while path:
+    """A path as text; of one that is too long, what ends it is kept, which names the medium."""
+    text = ""
+    while path and len(text) <= _LONGEST_PATH:
         path, key = path
-        keys.append(key)
-    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in reversed(keys))
+        text = (f"[{key}]" if isinstance(key, int) else f".{_shortened(key, _SHOWN)}") + text
+    if len(text) > _LONGEST_PATH:
+        return "…" + text[1 - _LONGEST_PATH :]
     return text.removeprefix(".")

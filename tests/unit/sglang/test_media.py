@@ -187,6 +187,24 @@ def test_a_medium_inside_a_medium_is_checked() -> None:
     assert refused(document).param == "image_url.video_url.url"
 
 
+def test_long_names_on_the_way_to_a_medium_are_shortened() -> None:
+    error = refused({"k" * 1_000_000: {"image_url": "/x"}})
+    assert error.param == "k" * 59 + "….image_url"
+    assert len(error.message) < 500
+
+
+def test_of_a_deep_way_to_a_medium_the_end_is_told() -> None:
+    document: dict[str, Any] = {"image_url": "/x"}
+    for depth in range(10_000):
+        document = {f"key{depth}": document}
+    error = refused(document)
+    assert error.param is not None
+    assert len(error.param) == 200
+    assert error.param.startswith("…")
+    assert error.param.endswith(".key1.key0.image_url")
+    assert len(error.message) < 700
+
+
 @pytest.mark.parametrize(
     ("source", "param"),
     [
