@@ -28,13 +28,13 @@ def opening(length: int) -> bytes:
     """The size line of the one chunk that ``length`` bytes can be, line ends included.
 
     Returns:
-        The line as servers write it; of lengths that no such chunk has, one that none begins with.
+        The line as servers write it; of lengths that no such chunk has, nothing.
     """
     for digits in range(1, 7):
         size = length - digits - 2 * len(_LINE_END)
         if size > 0 and len(line := b"%x" % size) == digits:
             return line + _LINE_END
-    return _LINE_END
+    return b""
 
 
 def split(data: bytes, start: int = 0) -> tuple[list[bytes], int]:

@@ -263,7 +263,7 @@ class Connection(asyncio.BufferedProtocol):
         """
         chunks = bytes(data)
         line = opening(len(chunks))
-        if chunks.startswith(line) and chunks.endswith(_LINE_ENDS):
+        if line and chunks.startswith(line) and chunks.endswith(_LINE_ENDS):
             held = chunks[len(line) : -len(_LINE_ENDS)]
         else:
             pieces, self._missing = split(chunks)

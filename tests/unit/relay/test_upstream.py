@@ -565,6 +565,14 @@ def test_broken_chunks_break_the_reply(garbage: bytes, cuts: list[int]) -> None:
     assert not rig.reusable
 
 
+@pytest.mark.parametrize("length", [2, 4, 5, 21, 262, 4103])
+def test_line_ends_around_what_is_no_chunk_do_not_make_it_one(length: int, rig: Rig) -> None:
+    garbage = (b"\r\n" + b"x" * (length - 4) + b"\r\n")[-length:]
+    got = rig.exchange(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n", garbage)
+    assert (got.end, got.body) == ("broken", b"a")
+    assert not rig.reusable
+
+
 @pytest.mark.parametrize("size", [100, 1000, LIMIT - 1, LIMIT])
 @pytest.mark.parametrize("over", [0, 1, 30_000, 200_000])
 def test_a_head_over_the_limit_is_refused(size: int, over: int, rig: Rig) -> None:
