@@ -8,6 +8,7 @@ headers, count and access line as any other.
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from aiohttp import HttpVersion10, HttpVersion11, hdrs
 from aiohttp.http import RawRequestMessage, StreamWriter
 from aiohttp.http_exceptions import (
+    BadHttpMessage,
     BadHttpMethod,
     BadStatusLine,
     HttpProcessingError,
@@ -54,8 +56,18 @@ _LONGEST_FIELD: Final = 16380
 
 _MOST_FIELDS: Final = 128
 
+_HOST: Final = re.compile(
+    r"(?:\[[0-9A-Fa-f:.]+\]|[\w.~!$&'()*+,;=-]*(?:%[0-9A-Fa-f]{2}[\w.~!$&'()*+,;=-]*)*)(?::\d*)?",
+    re.ASCII,
+)
+"""A host, perhaps empty, and perhaps a port (RFC 9110 §7.2, RFC 3986 §3.2.2 but IPvFuture)."""
+
 _LINGER_SECONDS: Final = 10.0
 """How long the rest of a body nobody wants may take to arrive."""
+
+
+class _InvalidHostError(BadHttpMessage):
+    """The value of ``Host`` is none."""
 
 
 class Connection(PatientHandler):
@@ -116,6 +128,8 @@ class Connection(PatientHandler):
 
         llhttp takes a request line without a version, and ones of HTTP/0.9 and 2.0, as if they were
         of 1.1; and behind a request with ``Upgrade`` aiohttp loses what came in the same segment.
+        A ``Host`` that is none is refused too (RFC 9112 §3.2); aiohttp refuses two, and none at
+        all.
         """
         queued = len(self._messages)
         super().data_received(data)
@@ -125,6 +139,8 @@ class Connection(PatientHandler):
                 continue
             if message.version not in _VERSIONS:
                 self._messages[place] = (_ErrInfo(400, BadStatusLine(), ""), body)
+            elif not _HOST.fullmatch(message.headers.get(hdrs.HOST, "")):
+                self._messages[place] = (_ErrInfo(400, _InvalidHostError(""), ""), body)
             elif message.upgrade:
                 self._messages[place] = (message._replace(should_close=True), body)
 
@@ -271,6 +287,8 @@ def _malformed(error: HttpProcessingError) -> GatewayError:
             what = "one of its headers is invalid"
         case InvalidURLError():
             what = "its target is invalid"
+        case _InvalidHostError():
+            what = "its Host is invalid"
         case BadHttpMethod():
             what = "its method is invalid (was TLS meant? This port speaks plain HTTP)"
         case BadStatusLine():

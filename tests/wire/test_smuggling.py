@@ -46,6 +46,11 @@ def framed(*fields: bytes, body: bytes = BODY, line: bytes = LINE) -> bytes:
     return line + FIELDS + b"".join(fields) + b"\r\n" + body
 
 
+def hosted(host: bytes) -> bytes:
+    """A request for this host."""
+    return framed(LENGTH).replace(b"Host: a\r", b"Host: %b\r" % host)
+
+
 def lengths(*values: bytes) -> bytes:
     """A request with these lengths."""
     return framed(*(b"Content-Length: " + value + b"\r\n" for value in values))
@@ -168,6 +173,24 @@ REFUSED = {
     # --- Host (RFC 9112 §3.2) ---
     "no Host": LINE + LENGTH + b"Content-Type: application/json\r\n\r\n" + BODY,
     "two Hosts": framed(b"Host: b\r\n", LENGTH),
+    "two equal Hosts": framed(b"Host: a\r\n", LENGTH),
+    "two Hosts of HTTP/1.0": framed(b"Host: b\r\n", LENGTH, line=LINE.replace(b"1.1", b"1.0")),
+    "space in the Host": hosted(b"a b"),
+    "list of Hosts": hosted(b"a, b"),
+    "Host with a user": hosted(b"me@a"),
+    "Host with a path": hosted(b"a/b"),
+    "Host with a query": hosted(b"a?b"),
+    "URL as Host": hosted(b"http://a"),
+    "backslash in the Host": hosted(b"a\\b"),
+    "quoted Host": hosted(b'"a"'),
+    "DEL in the Host": hosted(b"a\x7fb"),
+    "bytes in the Host": hosted(b"b\xc3\xbccher.example"),
+    "half a percent code in the Host": hosted(b"a%2"),
+    "word as port": hosted(b"a:http"),
+    "two ports": hosted(b"a:1:2"),
+    "IPv6 address without brackets": hosted(b"2001:db8::1"),
+    "bracket that stays open": hosted(b"[::1"),
+    "nothing in brackets": hosted(b"[]:80"),
 }
 
 
@@ -233,6 +256,13 @@ TAKEN = {
     "absolute form, other host": framed(LENGTH, line=LINE.replace(b" /", b" http://b.example/")),
     "two spaces before the target": framed(LENGTH, line=LINE.replace(b" /", b"  /")),
     "Connection names the length": framed(b"Connection: content-length\r\n", LENGTH),
+    "empty Host": hosted(b""),
+    "Host with a port": hosted(b"olla.example:40114"),
+    "Host with an empty port": hosted(b"a:"),
+    "port without a host": hosted(b":80"),
+    "IPv6 Host": hosted(b"[2001:db8::1]:443"),
+    "mapped IPv6 Host": hosted(b"[::ffff:192.0.2.1]"),
+    "unusual name as Host": hosted(b"A_b-c.~!$&'()*+,;=%C3%bc"),
     "Connection names Host": framed(b"Connection: host, content-type\r\n", LENGTH),
 }
 
