@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import ssl
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FAILURES",
     "AnswerError",
-    "add_url_option",
+    "add_url_options",
     "explain",
     "message_of",
     "open_session",
@@ -56,14 +57,23 @@ FAILURES: Final = (AnswerError, aiohttp.ClientError, TimeoutError, ValueError)
 """What asking a daemon may raise; ``ValueError`` is a reply that cannot be read."""
 
 
-def add_url_option(parser: argparse.ArgumentParser) -> None:
-    """Declare ``--url``, an absolute ``yarl.URL`` afterwards."""
+def add_url_options(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--url``, an absolute ``yarl.URL`` afterwards, and ``--ca``, an ``SSLContext``.
+
+    ``ca`` is None where the system's authorities are to be trusted.
+    """
     parser.add_argument(
         "--url",
         metavar="URL",
         type=_base_url,
         default=_DEFAULT_URL,
         help="where ollad listens (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--ca",
+        metavar="PATH",
+        type=_trusting,
+        help="certificates to trust, in PEM, where ollad speaks TLS (default: the system's)",
     )
 
 
@@ -77,6 +87,16 @@ def _base_url(text: str) -> URL:
     return url.with_query(None).with_fragment(None)
 
 
+def _trusting(path: str) -> ssl.SSLContext:
+    """Trust those that the certificates at ``path`` vouch for, and nobody else."""
+    try:
+        return ssl.create_default_context(cafile=path)
+    except (OSError, ValueError) as error:
+        why = "it holds no certificate in PEM" if isinstance(error, ssl.SSLError) else None
+        why = why or getattr(error, "strerror", None) or "not a path"
+        raise argparse.ArgumentTypeError(f"'{path}' cannot be used: {why}") from error
+
+
 def prepare_output() -> None:
     """Let what the terminal's encoding lacks become ``?``, and keep libraries off stderr."""
     for stream in (sys.stdout, sys.stderr):
@@ -86,16 +106,19 @@ def prepare_output() -> None:
 
 
 def open_session(
-    answered: Callable[[aiohttp.ClientResponse], Awaitable[None]], silence: float
+    answered: Callable[[aiohttp.ClientResponse], Awaitable[None]],
+    silence: float,
+    ca: ssl.SSLContext | None = None,
 ) -> aiohttp.ClientSession:
     """A session that sends each request once, on a connection of its own.
 
     Args:
         answered: is given the head of every reply before anyone else; may raise.
         silence: seconds without a byte after which a reply is given up.
+        ca: whom to trust, or None for the system's authorities.
     """
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(force_close=True),
+        connector=aiohttp.TCPConnector(force_close=True, ssl=ca or True),
         timeout=aiohttp.ClientTimeout(total=None, connect=_CONNECT_SECONDS, sock_read=silence),
         raise_for_status=answered,
         read_bufsize=_LONGEST_LINE,
@@ -195,6 +218,10 @@ def explain(error: Exception, url: URL) -> tuple[str, int]:
     match error:
         case AnswerError():
             return str(error), EX_FAILED
+        case aiohttp.ClientConnectorCertificateError(certificate_error=cause):
+            why = _one_line(getattr(cause, "verify_message", "") or str(cause)).rstrip(".")
+            hint = "Name the certificates to trust with --ca, or the certificate's host with --url."
+            return f"{shown(url)} is not trusted: {why}. {hint}", EX_UNAVAILABLE
         case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
             hint = "Start one with 'ollad serve', or say where it is with --url."
             said = f"no ollad can be reached at {shown(url)}: {_cause(error)}. {hint}"

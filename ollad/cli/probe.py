@@ -18,7 +18,7 @@ from ollad.cli import EX_FAILED, EX_OK
 from ollad.cli.client import (
     FAILURES,
     AnswerError,
-    add_url_option,
+    add_url_options,
     explain,
     message_of,
     open_session,
@@ -171,7 +171,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Stream one chat through a running ollad: its text as it comes, then how "
         "long it took, who answered, and whether the prompt was cached.",
     )
-    add_url_option(parser)
+    add_url_options(parser)
     parser.add_argument("--model", metavar="ID", help="default: the first one that ollad lists")
     parser.add_argument(
         "--max-tokens",
@@ -218,7 +218,7 @@ async def _probe(options: argparse.Namespace) -> int:
         answer.headers = response.headers
         await refuse_errors(response)
 
-    async with open_session(answered, _SILENCE) as session:
+    async with open_session(answered, _SILENCE, options.ca) as session:
         model = options.model or await _first_model(session, options.url)
         body = {
             "model": model,

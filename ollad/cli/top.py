@@ -15,7 +15,7 @@ from ollad.cli import EX_OK
 from ollad.cli.client import (
     FAILURES,
     AnswerError,
-    add_url_option,
+    add_url_options,
     explain,
     open_session,
     prepare_output,
@@ -28,6 +28,7 @@ from ollad.cli.table import render
 
 if TYPE_CHECKING:
     import argparse
+    import ssl
     from collections.abc import AsyncGenerator, Mapping
 
     import aiohttp
@@ -65,7 +66,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="watch the backends of a running ollad",
         description="A live table of the backends of a running ollad; q or Ctrl-C ends it.",
     )
-    add_url_option(parser)
+    add_url_options(parser)
     parser.add_argument(
         "--once", action="store_true", help="print the table once; so does a pipe or a file"
     )
@@ -76,9 +77,9 @@ def run(options: argparse.Namespace) -> int:
     """Show the table until told to stop."""
     prepare_output()
     live = sys.stdout.isatty() and os.environ.get("TERM", "") not in {"", "dumb"}
-    watching = _print_once(options.url) if options.once or not live else _watch(options.url)
+    show = _print_once if options.once or not live else _watch
     try:
-        asyncio.run(watching)
+        asyncio.run(show(options.url, options.ca))
     except FAILURES as error:
         message, code = explain(error, options.url)
         sys.stderr.write(f"ollad top: {message}\n")
@@ -86,11 +87,11 @@ def run(options: argparse.Namespace) -> int:
     return EX_OK
 
 
-async def _print_once(url: URL) -> None:
+async def _print_once(url: URL, ca: ssl.SSLContext | None) -> None:
     terminal = sys.stdout.isatty()
     width = os.get_terminal_size(sys.stdout.fileno()).columns if terminal else _UNLIMITED
     async with (
-        open_session(refuse_errors, _SILENCE) as session,
+        open_session(refuse_errors, _SILENCE, ca) as session,
         aclosing(views(session, url)) as following,
     ):
         view = await anext(following)
@@ -98,7 +99,7 @@ async def _print_once(url: URL) -> None:
     sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
-async def _watch(url: URL) -> None:
+async def _watch(url: URL, ca: ssl.SSLContext | None) -> None:
     """Show views until a signal or ``q``; the terminal is given back in any case."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -109,7 +110,7 @@ async def _watch(url: URL) -> None:
         loop.add_signal_handler(signal.SIGTSTP, screen.suspend)
         if sys.stdin.isatty():
             loop.add_reader(sys.stdin, _on_key, stop)
-        tasks = [asyncio.create_task(_show(url, screen)), asyncio.create_task(stop.wait())]
+        tasks = [asyncio.create_task(_show(url, ca, screen)), asyncio.create_task(stop.wait())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -125,10 +126,10 @@ def _on_key(stop: asyncio.Event) -> None:
         stop.set()
 
 
-async def _show(url: URL, screen: Screen) -> None:
+async def _show(url: URL, ca: ssl.SSLContext | None, screen: Screen) -> None:
     colour = _colour_wanted()
     async with (
-        open_session(refuse_errors, _SILENCE) as session,
+        open_session(refuse_errors, _SILENCE, ca) as session,
         aclosing(views(session, url)) as following,
     ):
         async for view in following:

@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import argparse
 import errno
+from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
+import trustme
 from aiohttp.client_reqrep import ConnectionKey
 from yarl import URL
 
-from ollad.cli.client import AnswerError, add_url_option, explain, message_of
+from ollad.cli.client import AnswerError, add_url_options, explain, message_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 KEY = ConnectionKey("ollad.example", 1, is_ssl=False, ssl=True, proxy=None, proxy_auth=None,
                     proxy_headers_hash=None, server_hostname=None)  # fmt: skip
@@ -17,7 +22,7 @@ HOME = URL("http://user:secret@ollad.example:1/")
 
 def parse(text: str) -> URL:
     parser = argparse.ArgumentParser()
-    add_url_option(parser)
+    add_url_options(parser)
     url = parser.parse_args(["--url", text]).url
     assert isinstance(url, URL)
     return url
@@ -43,6 +48,34 @@ def test_what_is_no_url_is_a_mistake_of_usage(
         parse(text)
     assert caught.value.code == 2
     assert f"'{text}' is no" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("missing.pem", "No such file or directory"),
+        ("empty.pem", "holds no certificate"),
+        ("junk.pem", "holds no certificate"),
+        ("key.pem", "holds no certificate"),
+        (".", "Is a directory"),
+        ("nul\0.pem", "not a path"),
+    ],
+)
+def test_what_holds_no_certificate_is_a_mistake_of_usage(
+    name: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.pem").touch()
+    (tmp_path / "junk.pem").write_text("this is no PEM\n")
+    identity = trustme.CA().issue_cert("ollad.example")
+    identity.private_key_pem.write_to_path(tmp_path / "key.pem")
+    parser = argparse.ArgumentParser()
+    add_url_options(parser)
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args(["--ca", f"{tmp_path}/{name}"])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert name in said
+    assert reason in said
 
 
 @pytest.mark.parametrize(
