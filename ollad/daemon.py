@@ -83,7 +83,6 @@ class Daemon:
 
     Attributes:
         port: the port it listens on, once ``start`` has returned.
-        admin_port: likewise the port for operators; 0 if there is none.
     """
 
     def __init__(
@@ -110,7 +109,6 @@ class Daemon:
         self._listener: Listener | None = None
         self._inherited = False
         self.port = config.server.port
-        self.admin_port = 0
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain; a second signal ends the draining.
@@ -270,7 +268,6 @@ class Daemon:
                 bounded=False,
             )
         )
-        self.admin_port = listener.port
         self._logger.info("listening for operators", host=listener.host, port=listener.port)
 
     def _check_descriptors(self) -> None:
