@@ -74,8 +74,9 @@ def generated_text(relayed: Relayed, prompt: str) -> str | None:
     """
     if not relayed.complete:
         return None
-    if relayed.sink.scanner is not None:
-        return relayed.sink.scanner.generate_text()
+    scanner = relayed.sink.scanner
+    if scanner is not None:
+        return scanner.generate_text()
     reply = relayed.document
     if reply is None or generate_usage(reply).finish_reason == "abort":
         return None

@@ -7,6 +7,7 @@ it on; ``HoldSink`` keeps replies that ollad asked for on its own account.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Final
 
 from ollad.announcement import announced_lines, final_announcement
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from ollad.gateway import Gateway, Runtime
+    from ollad.metrics.histogram import Observations
     from ollad.record import RequestRecord
     from ollad.relay.exchange import ReplyHead
     from ollad.sglang.annotate import Usage
@@ -41,6 +43,9 @@ _FIRST_EVENT_BYTES: Final = 64 * 1024
 
 _UNBUFFERED: Final = b"X-Accel-Buffering: no\r\n"
 """Keeps nginx in front of ollad from collecting a stream."""
+
+_LOOK_BYTES: Final = 2 * 1024
+"""How much of a stream may pass before it is scanned, many events at once."""
 
 _EVENT_END: Final = re.compile(rb"\n\n|\r\n\r\n|\r\r")
 
@@ -72,22 +77,20 @@ class Reading:
 
 
 class ClientSink:
-    """Sends a reply on to the client of ``request``.
-
-    Attributes:
-        scanner: what was seen of a stream, or None for any other reply.
-    """
+    """Sends a reply on to the client of ``request``."""
 
     __slots__ = (
+        "_gaps",
         "_gateway",
         "_last_chunk",
-        "_observe_gap",
+        "_look_at",
         "_pool",
         "_reading",
         "_record",
         "_request",
+        "_scanner",
         "_trailing",
-        "scanner",
+        "_unseen",
     )
 
     def __init__(
@@ -99,11 +102,19 @@ class ClientSink:
         self._pool = runtime.pool
         self._reading = reading
         self._last_chunk: float | None = None
-        self._observe_gap: Callable[[float], None] | None = None
+        self._gaps: Observations | None = None
         self._trailing: frozenset[str] = frozenset()
-        self.scanner: StreamScanner | None = None
+        self._scanner: StreamScanner | None = None
+        self._unseen: list[bytes] = []
+        self._look_at = _LOOK_BYTES
         if reading.cached:
             self._record.cache_hit = self._record.spec_decode = "unknown"
+
+    @property
+    def scanner(self) -> StreamScanner | None:
+        """What was seen of a stream, up to its last byte; None for any other reply."""
+        self._look()
+        return self._scanner
 
     @property
     def limit(self) -> int:
@@ -148,8 +159,8 @@ class ClientSink:
                 peek = StreamScanner(tail=self._reading.tail)
                 peek.feed(first)
                 self._announce(peek.final_usage(self._reading.kind))
-            self.scanner = StreamScanner(tail=self._reading.tail)
-            self._observe_gap = self._gateway.telemetry.chunk_gap(record.family)
+            self._scanner = StreamScanner(tail=self._reading.tail)
+            self._gaps = self._gateway.telemetry.chunk_gaps(record.family)
             if _takes_trailers(self._request):
                 names = [name for name, _ in final_announcement(record, 0.0)]
                 self._trailing = frozenset([name for name in names if name not in sent])
@@ -165,20 +176,38 @@ class ClientSink:
 
     def trailers(self) -> list[tuple[str, str]]:
         """The figures of the whole stream."""
-        if self.scanner is not None:
-            self.read(self.scanner.final_usage(self._reading.kind))
+        scanner = self.scanner
+        if scanner is not None:
+            self.read(scanner.final_usage(self._reading.kind))
         elapsed = self._gateway.clock() - self._record.started
         figures = final_announcement(self._record, elapsed)
         return [pair for pair in figures if pair[0] in self._trailing]
 
     def observe(self, chunk: bytes, now: float) -> None:
-        """Count the bytes, time the gap, and scan a stream for its figures."""
-        self._record.response_bytes += len(chunk)
-        if self.scanner is not None:
-            self.scanner.feed(chunk)
-            if self._last_chunk is not None and self._observe_gap is not None:
-                self._observe_gap(now - self._last_chunk)
-            self._last_chunk = now
+        """Count the bytes, time the gap, and keep what is to be scanned.
+
+        All of it is done right here, since it is done for each event of each stream.
+        """
+        record = self._record
+        record.response_bytes = seen = record.response_bytes + len(chunk)
+        gaps, last = self._gaps, self._last_chunk
+        if gaps is None:
+            return
+        if last is not None:
+            gap = now - last
+            gaps.counts[bisect_left(gaps.bounds, gap)] += 1
+            gaps.total += gap
+        self._last_chunk = now
+        self._unseen.append(chunk)
+        if seen >= self._look_at:
+            self._look_at = seen + _LOOK_BYTES
+            self._look()
+
+    def _look(self) -> None:
+        """Scan what has passed since the last time."""
+        if self._unseen and self._scanner is not None:
+            self._scanner.feed(b"".join(self._unseen))
+            self._unseen.clear()
 
     def read(self, usage: Usage | None) -> None:
         """Take the figures of the whole reply into the record."""

@@ -58,9 +58,10 @@ class Relayed:
     @property
     def final(self) -> Mapping[str, Any] | None:
         """The whole reply, or the last event of a stream, parsed; None for anything else."""
-        if self.document is not None or self.sink.scanner is None:
+        scanner = self.sink.scanner
+        if self.document is not None or scanner is None:
             return self.document
-        return self.sink.scanner.last_document()
+        return scanner.last_document()
 
 
 async def relay_call(
@@ -97,8 +98,9 @@ async def relay_call(
     response: web.StreamResponse
     if outcome.response is not None:
         response = outcome.response
-        if sink.scanner is not None:
-            sink.read(sink.scanner.final_usage(reading.kind))
+        scanner = sink.scanner
+        if scanner is not None:
+            sink.read(scanner.final_usage(reading.kind))
     else:
         if members is not None and not runtime.config.annotate.json:
             members = None

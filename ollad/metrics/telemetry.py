@@ -328,9 +328,9 @@ class Telemetry:
         """A backend took ``seconds`` from the start of an exchange to its first byte."""
         self._first_byte[family, backend].observe(seconds)
 
-    def chunk_gap(self, family: str) -> Callable[[float], None]:
-        """What to call with the seconds between two events of a stream."""
-        return self._gap[family,].observe
+    def chunk_gaps(self, family: str) -> Observations:
+        """Where to count the seconds between two events of a stream."""
+        return self._gap[family,]
 
     def retry(self, family: str, reason: str) -> None:
         """A request is sent again."""

@@ -109,7 +109,7 @@ class DownstreamReply(web.StreamResponse):
     @property
     def congested(self) -> bool:
         """Whether the client takes bytes more slowly than they come."""
-        return self._protocol._paused  # noqa: SLF001 - once for each event of each stream
+        return self._protocol._paused  # noqa: SLF001 - as aiohttp's writer does
 
     async def relieved(self) -> None:
         """Wait until the client has taken what was written.
@@ -133,13 +133,22 @@ class DownstreamReply(web.StreamResponse):
         else:
             self._transport.writelines((head, first))
 
-    def pass_on(self, data: bytes, chunks: bytes = b"") -> None:
-        """Send more of the body; ``chunks`` are the same bytes in chunks, if they came so."""
+    def pass_on(self, data: bytes, chunks: bytes = b"") -> bool:
+        """Send more of the body.
+
+        Args:
+            data: the bytes.
+            chunks: the same in chunks, if they came so.
+
+        Returns:
+            Whether the client takes them more slowly than they come.
+        """
         if self._framing == _CHUNKED:
             if data and not self._silent:
                 self._transport.write(chunks or b"%x\r\n%b\r\n" % (len(data), data))
         elif not self._silent:
             self._transport.write(data)
+        return self._protocol._paused  # noqa: SLF001 - once for each event of each stream
 
     def finish(self, trailers: Sequence[tuple[str, str]] = ()) -> None:
         """End the body, with ``trailers`` (RFC 9110 §6.5) if they have been announced."""

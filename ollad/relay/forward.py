@@ -247,11 +247,12 @@ class _Exchange:
             self._hold(data)
             return
         try:
-            reply.pass_on(data, chunks)
+            congested = reply.pass_on(data, chunks)
             self._sink.observe(data, now)
         except Exception as error:  # noqa: BLE001 - raised by ``run``, not into the event loop
             self._fail(error)
-        if reply.congested:
+            return
+        if congested:
             self._pause(reply)
 
     def _begin_receiving(self, now: float) -> None:

@@ -233,13 +233,21 @@ class Connection(asyncio.BufferedProtocol):
         receiver = self._receiver
         if receiver is None:
             self.abort()
-            return
-        if self._told:
-            if self._missing == 0:
-                self._chunks(receiver, data)
+        elif self._missing == 0:
+            # between two chunks of a body: of a stream this happens for each event
+            chunks, line = bytes(data), opening(nbytes)
+            if line and chunks.startswith(line) and chunks.endswith(_LINE_ENDS):
+                self._framing_bytes = 0
+                receiver.body_received(chunks[len(line) : -2], chunks)
             else:
-                self._more(receiver, data)
-            return
+                self._chunks(receiver, chunks)
+        elif self._told:
+            self._more(receiver, data)
+        else:
+            self._first(receiver, data)
+
+    def _first(self, receiver: Receiver, data: memoryview) -> None:
+        """Take the head of a reply, or a part of it, and what follows it."""
         whole = not self.replied
         try:
             self._parse(data)
@@ -255,24 +263,17 @@ class Connection(asyncio.BufferedProtocol):
         receiver.head_received(self._head)
         self._tell(receiver)
 
-    def _chunks(self, receiver: Receiver, data: memoryview) -> None:
+    def _chunks(self, receiver: Receiver, chunks: bytes) -> None:
         """Take more of a body, at a place between two chunks.
 
-        Of a stream this happens for each event. llhttp need not see whole chunks: it waits for
-        the beginning of one, before and after.
+        llhttp need not see whole chunks: it waits for the beginning of one, before and after.
         """
-        chunks = bytes(data)
-        line = opening(len(chunks))
-        if line and chunks.startswith(line) and chunks.endswith(_LINE_ENDS):
-            held = chunks[len(line) : -len(_LINE_ENDS)]
-        else:
-            pieces, self._missing = split(chunks)
-            if self._missing:
-                self._feed(receiver, data)
-                return
-            held = b"".join(pieces)
+        pieces, self._missing = split(chunks)
+        if self._missing:
+            self._feed(receiver, chunks)
+            return
         self._framing_bytes = 0
-        receiver.body_received(held, chunks)
+        receiver.body_received(b"".join(pieces), chunks)
 
     def _more(self, receiver: Receiver, data: memoryview) -> None:
         """Take more of a body, at any other place."""
@@ -282,7 +283,7 @@ class Connection(asyncio.BufferedProtocol):
             self._missing = -rest if rest <= 0 else split(bytes(data), missing)[1]
         self._feed(receiver, data)
 
-    def _feed(self, receiver: Receiver, data: memoryview) -> None:
+    def _feed(self, receiver: Receiver, data: memoryview | bytes) -> None:
         try:
             self._parser.feed_data(data)
             if self._pieces and not self._complete:
@@ -294,7 +295,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._tell(receiver)
 
-    def _check_end(self, data: memoryview) -> None:
+    def _check_end(self, data: memoryview | bytes) -> None:
         """Judge what has no body in it, or is the end of one."""
         if self._extra:
             raise BrokenReplyError("bytes after the reply")
@@ -347,7 +348,7 @@ class Connection(asyncio.BufferedProtocol):
             self._parser = httptools.HttpResponseParser(self)
         self._keep_alive = self._keep_alive and _ends_framing(data)
 
-    def _ends_with(self, data: memoryview) -> bool:
+    def _ends_with(self, data: memoryview | bytes) -> bool:
         """Whether nothing in ``data`` follows the reply, for certain.
 
         What may follow is line ends only, which llhttp passes over; it refuses anything else.
@@ -462,7 +463,7 @@ class Connection(asyncio.BufferedProtocol):
             self._keep_alive = self._keep_alive and self._parser.should_keep_alive()
 
 
-def _ends_framing(data: memoryview) -> bool:
+def _ends_framing(data: memoryview | bytes) -> bool:
     """Whether the last line of ``data`` is the only empty one there."""
     end = bytes(data[-5:])
     return len(end) == 5 and end[1:] == _HEAD_END and end[0] not in _LINE_ENDS

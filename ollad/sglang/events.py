@@ -111,8 +111,6 @@ class StreamScanner:
         "_room",
         "_several",
         "_tail",
-        "_unread",
-        "_unread_bytes",
     )
 
     def __init__(self, tail: int = DEFAULT_TAIL) -> None:
@@ -122,8 +120,6 @@ class StreamScanner:
         self._head: bytearray | None = bytearray()
         self._first: bytes | None = None
         self._several = False  # whether the stream is over several prompts
-        self._unread: list[bytes] = []
-        self._unread_bytes = 0
         self._fed = 0
         self._last = 0  # where the last whole event began
         self._open = 0  # where the event under way began
@@ -131,20 +127,8 @@ class StreamScanner:
     def feed(self, chunk: bytes) -> None:
         """See the next bytes of the stream, wherever they were cut.
 
-        They are looked into later, many events at once.
+        It is quicker to be fed many events at once.
         """
-        self._unread.append(chunk)
-        self._unread_bytes += len(chunk)
-        if self._unread_bytes >= _SLACK:
-            self._read()
-
-    def _read(self) -> None:
-        """Look into what has been fed."""
-        if not self._unread:
-            return
-        chunk = b"".join(self._unread)
-        self._unread.clear()
-        self._unread_bytes = 0
         if self._head is not None:
             self._look_for_first(self._head, chunk)
         tail = self._tail
@@ -168,7 +152,6 @@ class StreamScanner:
     @property
     def first_event(self) -> bytes | None:
         """The first event with data, without its blank line; None until it is complete."""
-        self._read()
         return self._first
 
     @property
@@ -306,7 +289,6 @@ class StreamScanner:
 
         Which events these are does not depend on how the stream was cut into chunks.
         """
-        self._read()
         start = self._start()
         uncut = start in (0, self._last, self._open)
         tail = bytes(self._tail[start - self._fed + len(self._tail) :])

@@ -68,7 +68,7 @@ def calls() -> None:
             telemetry.first_byte("chat", "a", 0.01)
             telemetry.request_finished(record, 0.1)
 
-        gap = telemetry.chunk_gap("chat")
+        gap = telemetry.chunk_gaps("chat").observe
         print("| call | µs of CPU |\n|---|---|")
         for name, call in (
             ("metrics of a request", count),

@@ -46,7 +46,7 @@ def exercise(telemetry: Telemetry) -> None:
     )
     telemetry.attempt("chat", "sgl-a", "ok")
     telemetry.first_byte("chat", "sgl-a", 0.03)
-    telemetry.chunk_gap("chat")(0.02)
+    telemetry.chunk_gaps("chat").observe(0.02)
     telemetry.retry("chat", "connect_error")
     telemetry.retries_exhausted("chat")
     telemetry.stream_abort("chat", "client")

@@ -291,9 +291,7 @@ def test_garbage_is_survived_and_no_more_than_the_bound_is_held(
     for chunk in chunks:
         scanner.feed(chunk)
         assert len(scanner._tail) <= tail
-        assert sum(map(len, scanner._unread)) < 2048
     seen(scanner)
-    assert scanner._unread == []
 
 
 def generate_event(words: int, *, reason: str | None = None, **more: object) -> bytes:

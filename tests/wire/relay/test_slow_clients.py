@@ -34,9 +34,10 @@ def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         start(self, first)
         sizes.append(self._transport.get_write_buffer_size())
 
-    def noting_pass_on(self: DownstreamReply, data: bytes, chunks: bytes = b"") -> None:
-        pass_on(self, data, chunks)
+    def noting_pass_on(self: DownstreamReply, data: bytes, chunks: bytes = b"") -> bool:
+        congested = pass_on(self, data, chunks)
         sizes.append(self._transport.get_write_buffer_size())
+        return congested
 
     monkeypatch.setattr(DownstreamReply, "start", noting_start)
     monkeypatch.setattr(DownstreamReply, "pass_on", noting_pass_on)
