@@ -5,6 +5,8 @@ The only writer of ``overloaded_until`` and ``breaker`` of backends.
 
 from __future__ import annotations
 
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -13,6 +15,8 @@ from ollad.backends.breaker import WARY_SECONDS
 from ollad.relay.blame import Blame, blame
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ollad.backends.backend import Backend
     from ollad.metrics import Telemetry
     from ollad.relay.exchange import Outcome, ReplyHead
@@ -23,6 +27,9 @@ OVERLOAD_SECONDS: Final = 2.0
 """How long a backend that answered 429 or 503 counts as overloaded, unless it says longer."""
 
 _MAX_RETRY_AFTER: Final = 60.0
+_LONGEST_DATE: Final = 64
+"""Bytes; the forms of RFC 9110 §5.6.7 have up to 33."""
+
 _TOO_MANY_REQUESTS: Final = 429
 """The lowest status that can say anything against a backend."""
 
@@ -30,13 +37,18 @@ _TOO_MANY_REQUESTS: Final = 429
 class Conduct:
     """Keeps the record of every backend.
 
+    Args:
+        telemetry: counts ejections.
+        wall: Unix time, seconds; what backends mean when they name a date.
+
     Attributes:
         overloaded_until: monotonic time before which some backend may be overloaded.
         wary_until: monotonic time before which ``breaker.eligible`` has to be asked.
     """
 
-    def __init__(self, telemetry: Telemetry) -> None:
+    def __init__(self, telemetry: Telemetry, wall: Callable[[], float]) -> None:
         self._telemetry = telemetry
+        self._wall = wall
         self.overloaded_until = float("-inf")
         self.wary_until = float("-inf")
 
@@ -51,7 +63,7 @@ class Conduct:
             case Blame.WELL:
                 self.note_success(backend, now, began)
             case Blame.OVERLOAD:
-                seconds = OVERLOAD_SECONDS if head is None else _retry_after(head)
+                seconds = OVERLOAD_SECONDS if head is None else _retry_after(head, self._wall())
                 backend.overloaded_until = max(backend.overloaded_until, now + seconds)
                 self.overloaded_until = max(self.overloaded_until, now + seconds)
             case Blame.FAILURE:
@@ -78,9 +90,23 @@ class Conduct:
         )
 
 
-def _retry_after(head: ReplyHead) -> float:
-    """Seconds of overload: by Retry-After in its numeric form (RFC 9110 §10.2.3), or the least."""
+def _retry_after(head: ReplyHead, wall: float) -> float:
+    """Seconds of overload at Unix time ``wall``: by Retry-After (RFC 9110 §10.2.3), or least."""
     for name, value in head.headers:
-        if name.lower() == b"retry-after" and value.isdigit():
-            return min(max(float(value), OVERLOAD_SECONDS), _MAX_RETRY_AFTER)
+        if name.lower() == b"retry-after":
+            seconds = float(value) if value.isdigit() else _seconds_until(value, wall)
+            return min(max(seconds, OVERLOAD_SECONDS), _MAX_RETRY_AFTER)
     return OVERLOAD_SECONDS
+
+
+def _seconds_until(date: bytes, wall: float) -> float:
+    """Seconds from Unix time ``wall`` to an HTTP-date (RFC 9110 §5.6.7); 0 if it is none."""
+    if len(date) > _LONGEST_DATE:
+        return 0.0
+    try:
+        moment = parsedate_to_datetime(date.decode("latin-1"))
+    except (ValueError, TypeError, IndexError, OverflowError):  # by what is wrong with it
+        return 0.0
+    if moment.tzinfo is None:  # asctime's form names no zone
+        moment = moment.replace(tzinfo=UTC)
+    return moment.timestamp() - wall

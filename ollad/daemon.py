@@ -184,7 +184,9 @@ class Daemon:
         self._check_descriptors()
         pools = await self._exits.enter_async_context(ConnectionPools(backend_tls))
         probe_client = await self._exits.enter_async_context(open_client(backend_tls))
-        placement = Placement(config.routing, telemetry, time.monotonic, random.random)
+        placement = Placement(
+            config.routing, telemetry, time.monotonic, random.random, wall=time.time
+        )
         placement.adopt(config.routing, pool)
         monitor = HealthMonitor(
             pool, config.health, probe_client, observer=_ProbeCounter(telemetry)

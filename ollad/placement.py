@@ -68,6 +68,7 @@ class Placement:
         telemetry: counts who waits.
         clock: monotonic seconds.
         random: uniform in 0..1.
+        wall: Unix time, seconds.
         policy: to choose by instead.
 
     Attributes:
@@ -82,6 +83,7 @@ class Placement:
         clock: Callable[[], float],
         random: Callable[[], float],
         *,
+        wall: Callable[[], float],
         policy: Policy | None = None,
     ) -> None:
         self._telemetry = telemetry
@@ -91,7 +93,7 @@ class Placement:
         self._routing = routing
         self._policy = policy or self._make_policy(routing)
         self._reader = _reader(routing)
-        self.conduct = Conduct(telemetry)
+        self.conduct = Conduct(telemetry, wall)
         self.room: WaitingRoom[Place] = WaitingRoom(self._give_back)
 
     def adopt(self, routing: Routing, pool: Pool) -> None:

@@ -105,7 +105,9 @@ class World:
         self.served = 0
         self.books: list[Any] = []
         backends = [self.backend(name, limit) for name, limit in zip(NAMES, limits, strict=True)]
-        self.placement = Placement(Routing(policy=policy), self.telemetry, self.clock, lambda: 0.0)
+        self.placement = Placement(
+            Routing(policy=policy), self.telemetry, self.clock, lambda: 0.0, wall=lambda: 0.0
+        )
         self.dispatcher = Dispatcher(
             cast("Relay", self.relay), self.placement, self.telemetry, self.clock
         )

@@ -44,7 +44,12 @@ class Desk:
         self.pool = Pool(backends)
         routing = routing or Routing()
         self.placement = Placement(
-            routing, self.telemetry, lambda: self.now, lambda: 0.0, policy=policy
+            routing,
+            self.telemetry,
+            lambda: self.now,
+            lambda: 0.0,
+            wall=lambda: 0.0,
+            policy=policy,
         )
         self.placement.adopt(routing, self.pool)
 

@@ -45,7 +45,7 @@ def _clock() -> float:
 def make_gateway(*backends: Backend, aliases: dict[str, str] | None = None) -> Gateway:
     nothing: Any = None
     telemetry, routing = Telemetry(), Routing(model_aliases=aliases or {})
-    placement = Placement(routing, telemetry, _clock, lambda: 0.0)
+    placement = Placement(routing, telemetry, _clock, lambda: 0.0, wall=lambda: 0.0)
     gateway = Gateway(
         runtime=Runtime(
             config=Config(
