@@ -6,6 +6,7 @@ import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from ollad.errors import OUR_MISTAKE
 from tests.fuzz.answers import read_answers
 from tests.fuzz.serving import open_rig
 from tests.fuzz.targets.headers import NEVER_RETURNED
@@ -40,7 +41,8 @@ async def _judge(rig: Rig, data: bytes) -> None:
     body = b'{"model":"tiny","stream":true}' if how & 64 else b'{"model":"tiny"}'
     received, closed = await rig.exchange(post(path, body=body))
     for answer in read_answers(received, closed=closed):
-        assert answer.status != 500, answer
+        # a backend's own 500 goes on as any other reply
+        assert OUR_MISTAKE.encode() not in answer.body, answer
         own = {"transfer-encoding", "connection", "x-request-id", "trailer"}
         assert not NEVER_RETURNED - own & set(answer.headers)
         assert answer.whole or raw
