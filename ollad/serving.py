@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ollad.replies import Reading
     from ollad.sglang.annotate import Usage
 
-__all__ = ["Relayed", "fetch", "relay_call"]
+__all__ = ["Fetched", "Relayed", "fetch", "relay_call"]
 
 
 class Relayed:
@@ -112,13 +112,22 @@ async def relay_call(
     return Relayed(response, document, sink, complete)
 
 
-async def fetch(
-    gateway: Gateway, runtime: Runtime, call: Call, record: RequestRecord
-) -> tuple[int, bytes]:
-    """Carry out a call of ollad's own.
+class Fetched(NamedTuple):
+    """The reply to a call of ollad's own.
 
-    Returns:
-        The reply's status and body.
+    Attributes:
+        status: status code.
+        size: of its body, in bytes.
+        document: the body, parsed; None if it is no JSON object.
+    """
+
+    status: int
+    size: int
+    document: Mapping[str, Any] | None
+
+
+async def fetch(gateway: Gateway, runtime: Runtime, call: Call, record: RequestRecord) -> Fetched:
+    """Carry out a call of ollad's own.
 
     Raises:
         GatewayError: there was no reply, or one too long to hold.
@@ -127,11 +136,12 @@ async def fetch(
     outcome = done.outcome
     if outcome.head is None or outcome.body is None:
         raise BackendError("The backend sent no reply.")
-    document = _object(outcome.body) if outcome.head.status < 400 else None
-    _learn(gateway, done, None if document is None else generate_usage(document), document)
-    if document is not None:
+    document = _object(outcome.body)
+    good = document if outcome.head.status < 400 else None
+    _learn(gateway, done, None if good is None else generate_usage(good), good)
+    if good is not None:
         _measure(gateway, record, outcome)
-    return outcome.head.status, outcome.body
+    return Fetched(outcome.head.status, len(outcome.body), document)
 
 
 class _TellingSink(ClientSink):

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ollad.auth import Key
     from ollad.call import Call
     from ollad.gateway import Gateway, Runtime
+    from ollad.serving import Fetched
     from ollad.sglang.annotate import Usage
 
 __all__ = ["batch", "groups"]
@@ -234,8 +235,8 @@ class _Run:
             record = _item_record(self._record, index, call, self._gateway.clock())
             try:
                 self._spend(0)
-                status, body = await fetch(self._gateway, self._runtime, call, record)
-                self._replies[index] = self._reply(item, record, status, body)
+                fetched = await fetch(self._gateway, self._runtime, call, record)
+                self._replies[index] = self._reply(item, record, fetched)
             except GatewayError as error:
                 self._replies[index] = error.envelope()  # the others go on
             self._record.attempts += record.attempts
@@ -250,12 +251,12 @@ class _Run:
             )
 
     def _reply(
-        self, item: Mapping[str, Any], record: RequestRecord, status: int, body: bytes
+        self, item: Mapping[str, Any], record: RequestRecord, fetched: Fetched
     ) -> Mapping[str, Any]:
-        self._spend(len(body))
-        reply = _parsed(body)
-        if status >= 400 or reply is None:
-            raise _failed(status, reply)
+        self._spend(fetched.size)
+        reply = fetched.document
+        if fetched.status >= 400 or reply is None:
+            raise _failed(fetched.status, reply)
         usage = generate_usage(reply)
         self._count(record, usage)
         prompt = item.get("text") or ""
@@ -337,14 +338,6 @@ def _item_record(
         family=batch_record.family,
         served_model=call.model,
     )
-
-
-def _parsed(body: bytes) -> Mapping[str, Any] | None:
-    try:
-        reply = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    return reply if isinstance(reply, dict) else None
 
 
 def _failed(status: int, reply: Mapping[str, Any] | None) -> GatewayError:

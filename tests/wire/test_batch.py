@@ -8,6 +8,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import pytest
 
 from ollad.config.schema import Batch, Proxy, Routing, Server
@@ -71,6 +72,22 @@ async def test_a_batch_has_the_pages_shape(fake: FakeSGLang, ollad: Running) -> 
     assert response.headers["X-Olla-Model"] == "tiny"
     sent = [exchange.json for exchange in fake.requests]
     assert {"text": prompts[0], "sampling_params": {"temperature": 0.1}} in sent
+
+
+async def test_the_reply_to_an_item_is_parsed_once(
+    fake: FakeSGLang, ollad: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.scripts[GENERATE] = reply(generation("unmistakable"))
+    usual, parsed = orjson.loads, []
+
+    def counting(data: bytes | str) -> Any:
+        parsed.append(bytes(data) if not isinstance(data, str) else data.encode())
+        return usual(data)
+
+    monkeypatch.setattr(orjson, "loads", counting)
+    answer = await answered(ollad, items("a"))
+    assert answer["responses"][0]["text"] == "aunmistakable"
+    assert sum(b"unmistakable" in data for data in parsed) == 1
 
 
 async def test_order_is_kept_and_concurrency_is_bounded(fake: FakeSGLang) -> None:
