@@ -190,7 +190,10 @@ class Endpoint:
     name: str = key(Kind.NAME, "Unique name, shown in headers, logs and metrics.")
     type: str = key(Kind.CHOICE, "Kind of engine.", "sglang", choices=("sglang",))
     priority: int = key(
-        Kind.POSITIVE, "Share of the load relative to the highest priority of all endpoints.", 100
+        Kind.POSITIVE,
+        "Share of the load relative to the highest priority of all endpoints; with routing.policy "
+        "'priority' strict tiers: who has less gets what those with more have no room for.",
+        100,
     )
     model_url: str = key(Kind.PATH, "Where the backend lists its models.", "/v1/models")
     health_check_url: str = key(
