@@ -77,6 +77,7 @@ class Prober:
         self._wall = wall
         self._accepted = MonotonicCount()
         self._incarnation = Incarnation()
+        self._newer: list[Reply] = []
         self._last = Round(Outcome(Result.UNDECIDED))
         self._own_readiness = endpoint.health_check_url != probes.HEALTH
         self._deep = DeepProbe(endpoint, client, interval=deep_interval, clock=clock, random=random)
@@ -112,12 +113,13 @@ class Prober:
 
     async def models(self) -> tuple[ModelCard, ...]:
         """What it offers now, asked for alone; nothing if it does not list any model."""
-        incarnation = self._incarnation
+        incarnation, newer = self._incarnation, self._newer
         reply = await self._get(self._endpoint.model_url)
         cards = readings.model_cards(reply.json())
         if not cards:
             return ()
         incarnation.cards = cards
+        newer[:] = [reply]
         return readings.offered(cards, self._endpoint.models)
 
     async def close(self) -> None:
@@ -127,6 +129,8 @@ class Prober:
     async def _ask(self) -> Replies:
         """Ask everything cheap that this server may have, at once."""
         endpoint, known = self._endpoint, self._incarnation
+        newer: list[Reply] = []
+        self._newer = newer
         infos = known.infos_due(self._clock())
         lacks: set[str] = set()
         async with asyncio.TaskGroup() as group:
@@ -146,8 +150,11 @@ class Prober:
             server = ask(probes.SERVER_INFO, probes.GET_SERVER_INFO, due=infos)
             model = ask(probes.MODEL_INFO, probes.GET_MODEL_INFO, due=infos)
             openapi = ask(probes.OPENAPI, due=known.routes_due)
+        listed = models.result()
+        if listed.ok and newer:  # asked for alone since, and answered before the rest was
+            listed = newer[0]
         return Replies(
-            models=models.result(),
+            models=listed,
             ready=own.result() if own else ready.result(),
             load=figures.result(),
             metrics=metrics.result(),

@@ -76,6 +76,32 @@ async def test_a_backend_that_does_not_say_delays_the_answer_no_longer_than_a_pr
         assert ollad.gateway.runtime.pool.named("one").snapshot.failures == 0
 
 
+async def test_a_round_that_had_asked_before_does_not_take_back_what_was_found_since() -> None:
+    fake = answering("a/one")
+    async with serving(fake), running(endpoint(fake, check_interval=0.2)) as ollad:
+        held, hold = asyncio.Event(), asyncio.Event()
+        figures = fake.probe_reply("/metrics")
+        assert figures is not None
+
+        async def late(exchange: Any) -> None:
+            held.set()
+            await hold.wait()
+            await figures(exchange)
+
+        fake.probes.clear()
+        fake.scripts["/metrics"] = late
+        await held.wait()
+        await until(lambda: fake.probes[LISTS] > 0)
+        fake.cards.append(adapter("poet", "a/one"))
+        response, _ = await send(ollad, naming("poet"))
+        assert response.status == 200
+        backend = ollad.gateway.runtime.pool.named("one")
+        checked = backend.snapshot.checked
+        hold.set()
+        await until(lambda: backend.snapshot.checked != checked)
+        assert backend.serves("poet")
+
+
 async def test_a_client_that_leaves_does_not_end_the_look_for_others() -> None:
     fake = answering("a/one")
     async with serving(fake), running(endpoint(fake, **SELDOM)) as ollad:
