@@ -37,9 +37,6 @@ _NEWLINE: Final = 0x0A
 _DONE: Final = b"[DONE]"
 _EMPTY: Final = len(b"data: [DONE]\n\n")
 """Bytes of an event that is too short for figures."""
-_FINAL_TYPES: Final = frozenset(
-    {"message_stop", "response.completed", "response.incomplete", "response.failed"}
-)
 _OVERLOAD: Final = frozenset({429, 503})
 
 
@@ -153,19 +150,6 @@ class StreamScanner:
     def first_event(self) -> bytes | None:
         """The first event with data, without its blank line; None until it is complete."""
         return self._first
-
-    @property
-    def finished(self) -> bool:
-        """Whether the stream said that it was at its end, as against being cut."""
-        for data, whole in self._backwards():
-            if data == _DONE:
-                return True
-            document = json_object(data)
-            if document is not None:
-                return document.get("type") in _FINAL_TYPES
-            # A Responses stream ends with the whole reply, which can outgrow the tail.
-            return not whole and cut_usage(data, b'"usage":') is not None
-        return False
 
     def first_document(self) -> dict[str, Any] | None:
         """The first event, parsed; None if it is not complete, or no JSON object."""

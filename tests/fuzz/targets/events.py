@@ -28,7 +28,6 @@ def _seen(pieces: list[bytes], tail: int) -> tuple[object, ...]:
         scanner.feed(piece)
     return (
         scanner.first_event,
-        scanner.finished,
         scanner.last_document(),
         scanner.generate_text(),
         *(scanner.final_usage(kind) for kind in KINDS),

@@ -31,7 +31,6 @@ def scanned(data: bytes, tail: int = 64 * 1024, size: int = 100) -> StreamScanne
 def seen(scanner: StreamScanner) -> tuple[object, ...]:
     return (
         scanner.first_event,
-        scanner.finished,
         scanner.last_document(),
         scanner.generate_text(),
         *(scanner.final_usage(kind) for kind in KINDS),
@@ -71,18 +70,12 @@ def test_the_figures_of_a_real_servers_streams_are_found(
 ) -> None:
     scanner = scanned(stream(name))
     assert scanner.final_usage(kind) == expected
-    assert scanner.finished
 
 
-def test_a_stream_that_was_cut_is_not_finished() -> None:
+def test_a_stream_that_was_cut_before_its_figures_has_none() -> None:
     scanner = scanned(stream("cut_chat_stream"))
-    assert not scanner.finished
     assert scanner.final_usage("openai") == Usage()
-    assert not StreamScanner().finished
     assert StreamScanner().final_usage("openai") == Usage()
-    whole = stream("generate_stream")
-    assert not scanned(whole[: whole.index(b"data: [DONE]")]).finished
-    assert not scanned(whole[:-60]).finished
 
 
 def test_the_first_event_is_there_once_it_is_complete() -> None:
@@ -137,10 +130,9 @@ def test_the_figures_are_found_though_the_last_event_outgrew_the_tail() -> None:
     assert scanner.final_usage("generate") == Usage(3, 9000, finish_reason="stop")
     assert scanner.last_document() is None
     assert scanner.generate_text(cumulative=True) is None
-    assert scanner.finished
 
 
-def test_a_responses_stream_is_finished_though_its_last_event_outgrew_the_tail() -> None:
+def test_figures_of_a_responses_stream_are_found_though_its_last_event_outgrew_the_tail() -> None:
     usage = {"input_tokens": 16, "input_tokens_details": {"cached_tokens": 15}, "output_tokens": 3}
     response = {
         "output": [{"text": "x" * 9000}],
@@ -150,12 +142,10 @@ def test_a_responses_stream_is_finished_though_its_last_event_outgrew_the_tail()
     event = orjson.dumps({"type": "response.completed", "response": response})
     scanner = scanned(b"event: response.completed\ndata: " + event + b"\n\n", tail=4096)
     assert scanner.final_usage("responses") == Usage(16, 3, 15)
-    assert scanner.finished
 
 
 def test_a_cut_event_without_figures_has_none() -> None:
     scanner = scanned(b'data: {"text":"' + b"x" * 9000 + b'","usage":' + b"}" * 100, tail=4096)
-    assert not scanner.finished
     assert all(scanner.final_usage(kind) == Usage() for kind in KINDS)
 
 
@@ -225,7 +215,6 @@ def test_every_line_ending_and_spacing_of_the_format_is_read(ending: bytes, spac
     events = stream("chat_stream_usage").replace(b"data: ", b"data:" + space)
     scanner = scanned(events.replace(b"\n", ending), size=7)
     assert scanner.final_usage("openai") == Usage(48, 16, 32, finish_reason="length")
-    assert scanner.finished
     assert scanner.first_event == events.partition(b"\n\n")[0]
 
 
