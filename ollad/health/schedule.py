@@ -1,4 +1,4 @@
-"""The periodic health task: one per backend, the only writer of snapshots."""
+"""The periodic health task, one per backend, and looks between its rounds: who writes snapshots."""
 
 from __future__ import annotations
 

@@ -36,8 +36,8 @@ class DownstreamReply(web.StreamResponse):
     """A response that the relay writes itself.
 
     The body is framed for the client whatever framing it came with: by its length where that is
-    known, else in chunks, a chunk for each segment that arrived, or, to HTTP/1.0 clients, by the
-    end of the connection.
+    known, else in chunks, those of the backend where a segment held nothing but whole ones and one
+    chunk for any other segment, or, to HTTP/1.0 clients, by the end of the connection.
 
     Attributes:
         trailing: whether trailers have been announced.
