@@ -27,11 +27,11 @@ def keep_freed_memory() -> bool:
     """Keep up to 256 MiB of what was used for the next use.
 
     Returns:
-        Whether the C library can be told; musl cannot.
+        Whether the C library does so; musl and old versions of glibc do not.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:
         return False
-    told = [mallopt(_TRIM_THRESHOLD, _MOST_KEPT), mallopt(_MMAP_THRESHOLD, _HEAP_BLOCKS)]
-    return all(told)
+    # the second alone would end glibc's own adaption to what is used
+    return bool(mallopt(_MMAP_THRESHOLD, _HEAP_BLOCKS) and mallopt(_TRIM_THRESHOLD, _MOST_KEPT))

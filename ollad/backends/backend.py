@@ -1,6 +1,6 @@
 """One upstream: its configuration, the last snapshot, and what dispatch counts.
 
-Each attribute has one writer: ``snapshot`` the health task, ``drained_at`` the operator's orders,
+Each attribute has one writer: ``snapshot`` the health monitor, ``drained_at`` the operator's orders,
 the rest the dispatcher.
 """
 
@@ -84,7 +84,7 @@ class Backend:
 
     @property
     def snapshot(self) -> Snapshot:
-        """The last thing the health task saw; only that task assigns it."""
+        """The last thing the health monitor saw; only that assigns it."""
         return self._snapshot
 
     @snapshot.setter
