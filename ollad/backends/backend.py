@@ -1,7 +1,7 @@
 """One upstream: its configuration, the last snapshot, and what dispatch counts.
 
-Each attribute has one writer: ``snapshot`` the health monitor, ``drained_at`` the operator's orders,
-the rest the dispatcher.
+Each attribute has one writer: ``snapshot`` the health monitor, ``drained_at`` the operator's
+orders, the rest the dispatcher.
 """
 
 from __future__ import annotations
