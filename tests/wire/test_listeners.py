@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+import sys
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,6 @@ import pytest
 import structlog
 import trustme
 
-from ollad.cli import main
 from ollad.config.load import load_text
 from ollad.config.schema import Admin, EndpointTls, Server, ServerTls
 from ollad.daemon import Daemon
@@ -70,26 +70,35 @@ async def test_requests_and_streams_come_through_tls(fake: FakeSGLang, tmp_path:
 
 @pytest.mark.parametrize("command", ["top", "probe"])
 async def test_commands_trust_the_authority_they_are_told(
-    command: str, fake: FakeSGLang, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str, fake: FakeSGLang, tmp_path: Path
 ) -> None:
     chunk = {"choices": [{"index": 0, "delta": {"content": "Hi."}}]}
     fake.scripts["/v1/chat/completions"] = sse(chunk)
     tls = issue(tmp_path)
 
-    async def run(host: str, *arguments: str) -> int:
-        url = f"https://{host}:{ollad.port}"
-        return await asyncio.to_thread(main, [command, "--url", url, *arguments])
+    async def run(host: str, *arguments: str) -> tuple[int | None, str, str]:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "ollad", command),
+            *("--url", f"https://{host}:{ollad.port}", *arguments),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await process.communicate()
+        return process.returncode, out.decode(), err.decode()
 
     async with running(endpoint(fake), server=Server(tls=tls)) as ollad:
-        assert await run("127.0.0.1") == 69
-        [line] = capsys.readouterr().err.splitlines()
+        code, _, said = await run("127.0.0.1")
+        assert code == 69
+        [line] = said.splitlines()
         assert f"https://127.0.0.1:{ollad.port} is not trusted: " in line
         assert "local issuer certificate" in line
         assert "--ca" in line
-        assert await run("localhost", "--ca", f"{tmp_path}/ca.pem") == 69
-        assert "Hostname mismatch" in capsys.readouterr().err
-        assert await run("127.0.0.1", "--ca", f"{tmp_path}/ca.pem") == 0
-        assert ("1/1 endpoints" if command == "top" else "Hi.") in capsys.readouterr().out
+        code, _, said = await run("localhost", "--ca", f"{tmp_path}/ca.pem")
+        assert code == 69
+        assert "Hostname mismatch" in said
+        code, out, _ = await run("127.0.0.1", "--ca", f"{tmp_path}/ca.pem")
+        assert code == 0
+        assert ("1/1 endpoints" if command == "top" else "Hi.") in out
 
 
 async def test_a_reload_takes_new_certificates_and_refuses_bad_ones(
