@@ -17,6 +17,7 @@ from yarl import URL
 
 from ollad import __version__
 from ollad.cli import EX_FAILED, EX_UNAVAILABLE
+from ollad.config.certificates import unusable
 from ollad.errors import OlladError
 
 if TYPE_CHECKING:
@@ -92,8 +93,7 @@ def _trusting(path: str) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=path)
     except (OSError, ValueError) as error:
-        why = "it holds no certificate in PEM" if isinstance(error, ssl.SSLError) else None
-        why = why or getattr(error, "strerror", None) or "not a path"
+        why = unusable(error, "it holds no certificate in PEM")
         raise argparse.ArgumentTypeError(f"'{path}' cannot be used: {why}") from error
 
 

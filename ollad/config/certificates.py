@@ -13,9 +13,10 @@ from ollad.config.problems import InvalidValueError, shown
 if TYPE_CHECKING:
     from ollad.config.schema import EndpointTls
 
-__all__ = ["client_context", "server_context"]
+__all__ = ["client_context", "server_context", "unusable"]
 
 _PROTOCOLS: Final = ["http/1.1"]
+_NO_IDENTITY: Final = "no certificate and private key in PEM without a password"
 
 
 def server_context(cert_file: str, key_file: str) -> ssl.SSLContext:
@@ -44,7 +45,8 @@ def client_context(tls: EndpointTls) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=tls.ca_file)
     except (OSError, ValueError) as error:
-        raise InvalidValueError(f"{shown(tls.ca_file or '')}: {_reason(error)}") from None
+        why = unusable(error, "no certificate in PEM")
+        raise InvalidValueError(f"{shown(tls.ca_file or '')}: {why}") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if tls.cert_file is not None and tls.key_file is not None:
         _load_identity(context, tls.cert_file, tls.key_file)
@@ -57,18 +59,23 @@ def _load_identity(context: ssl.SSLContext, cert_file: str, key_file: str) -> No
             with open(path, "rb"):  # noqa: PTH123 - only to learn which of the two is unreadable
                 pass
         except (OSError, ValueError) as error:
-            raise InvalidValueError(f"{shown(path)}: {_reason(error)}") from None
+            raise InvalidValueError(f"{shown(path)}: {unusable(error, _NO_IDENTITY)}") from None
     try:
         context.load_cert_chain(cert_file, key_file, password=lambda: "")
     except (OSError, ValueError) as error:
         files = f"{shown(cert_file)} and {shown(key_file)}"
-        raise InvalidValueError(f"{files}: {_reason(error)}") from None
+        raise InvalidValueError(f"{files}: {unusable(error, _NO_IDENTITY)}") from None
 
 
-def _reason(error: OSError | ValueError) -> str:
-    """Why in few words; OpenSSL's own are for its authors."""
+def unusable(error: OSError | ValueError, lacking: str) -> str:
+    """Why files cannot be used, in few words; OpenSSL's own are for its authors.
+
+    Args:
+        error: what reading them raised.
+        lacking: what to say of files that can be read but hold something else.
+    """
     if isinstance(error, ssl.SSLError):
         if error.reason == "KEY_VALUES_MISMATCH":
             return "the key is not that of the certificate"
-        return "no certificate and private key in PEM without a password"
+        return lacking
     return getattr(error, "strerror", None) or "not a path"
