@@ -176,9 +176,7 @@ class ClientSink:
 
     def trailers(self) -> list[tuple[str, str]]:
         """The figures of the whole stream."""
-        scanner = self.scanner
-        if scanner is not None:
-            self.read(scanner.final_usage(self._reading.kind))
+        self.read_stream()
         elapsed = self._gateway.clock() - self._record.started
         figures = final_announcement(self._record, elapsed)
         return [pair for pair in figures if pair[0] in self._trailing]
@@ -208,6 +206,12 @@ class ClientSink:
         if self._unseen and self._scanner is not None:
             self._scanner.feed(b"".join(self._unseen))
             self._unseen.clear()
+
+    def read_stream(self) -> None:
+        """Take the figures of a stream, as far as it has passed, into the record."""
+        scanner = self.scanner
+        if scanner is not None:
+            self.read(scanner.final_usage(self._reading.kind))
 
     def read(self, usage: Usage | None) -> None:
         """Take the figures of the whole reply into the record."""

@@ -98,9 +98,7 @@ async def relay_call(
     response: web.StreamResponse
     if outcome.response is not None:
         response = outcome.response
-        scanner = sink.scanner
-        if scanner is not None:
-            sink.read(scanner.final_usage(reading.kind))
+        sink.read_stream()
     else:
         if members is not None and not runtime.config.annotate.json:
             members = None
