@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+
+import pytest
 
 CODE = """
 import resource
@@ -23,7 +26,11 @@ print(before, faults())
 """
 
 
+@pytest.mark.skipif(
+    "CS_GNU_LIBC_VERSION" not in os.confstr_names, reason="other C libraries cannot be told"
+)
 def test_long_bodies_reuse_the_memory_of_those_before() -> None:
     told, figures = subprocess.check_output([sys.executable, "-c", CODE], text=True).splitlines()
     before, after = map(int, figures.split())
-    assert after < before / 10 if told == "True" else after > 0
+    assert told == "True"
+    assert after < before / 10
