@@ -7,7 +7,6 @@ it on; ``HoldSink`` keeps replies that ollad asked for on its own account.
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Final
 
 from ollad.announcement import announced_lines, final_announcement
@@ -182,19 +181,14 @@ class ClientSink:
         return [pair for pair in figures if pair[0] in self._trailing]
 
     def observe(self, chunk: bytes, now: float) -> None:
-        """Count the bytes, time the gap, and keep what is to be scanned.
-
-        All of it is done right here, since it is done for each event of each stream.
-        """
+        """Count the bytes, time the gap, and keep what is to be scanned."""
         record = self._record
         record.response_bytes = seen = record.response_bytes + len(chunk)
         gaps, last = self._gaps, self._last_chunk
         if gaps is None:
             return
         if last is not None:
-            gap = now - last
-            gaps.counts[bisect_left(gaps.bounds, gap)] += 1
-            gaps.total += gap
+            gaps.observe(now - last)
         self._last_chunk = now
         self._unseen.append(chunk)
         if seen >= self._look_at:
