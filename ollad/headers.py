@@ -22,6 +22,7 @@ __all__ = [
     "new_request_id",
     "reply_lines",
     "request_lines",
+    "shown_header",
     "valid_request_id",
 ]
 
@@ -267,6 +268,12 @@ def _name_of(line: bytes) -> bytes:
 
 def _text(octets: bytes) -> str:
     return octets.decode("utf-8", "surrogateescape")
+
+
+def shown_header(headers: Mapping[str, str], name: str) -> str:
+    """A header's value as text that can be shown; what is not UTF-8 in it is replaced."""
+    value = headers.get(name, "").strip()
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def valid_request_id(value: str) -> bool:

@@ -18,7 +18,8 @@ from ollad.entrance import check_adapters
 from ollad.errors import BackendError, BadRequestError, GatewayError, PayloadTooLargeError
 from ollad.gateway import GATEWAY
 from ollad.generation import GENERATE
-from ollad.intake import find_model, fresh_rid, read_call
+from ollad.intake import fresh_rid, read_call
+from ollad.model_choice import find_model
 from ollad.native import relay_native
 from ollad.record import RECORD, RequestRecord
 from ollad.responses import json_response

@@ -15,7 +15,8 @@ from ollad.config.schema import Config, Routing, Server
 from ollad.errors import BadRequestError, NotFoundError, UnavailableError
 from ollad.gateway import Runtime
 from ollad.headers import TrustedProxies
-from ollad.intake import fresh_rid, inbound_of, read_body, resolve_model
+from ollad.intake import fresh_rid, inbound_of, read_body
+from ollad.model_choice import resolve_model
 from ollad.record import RECORD
 from tests.unit.builders import card, make_backend, make_record
 

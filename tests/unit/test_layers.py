@@ -36,7 +36,7 @@ LAYERS = (
     ("generation", "native"),
     ("serving",),
     ("intake", "replies"),
-    ("entrance",),
+    ("entrance", "model_choice"),
     ("affinity", "gateway"),
     ("dispatch",),
     ("placement",),
