@@ -72,20 +72,27 @@ def openai_usage(reply: Mapping[str, Any]) -> Usage:
 
     Takes whole replies and single stream events alike.
     """
+    choice = _first_choice(reply)
+    prompt = completion = cached = images = None
     usage = mapping(reply.get("usage"))
-    choice = next(iter(items(reply.get("choices"))), {})
-    details = mapping(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
-    plain = Usage(
-        prompt_tokens=_prompt_tokens(usage),
-        completion_tokens=_first(
-            count(usage.get("completion_tokens")), count(usage.get("output_tokens"))
-        ),
-        cached_tokens=_first(
-            count(details.get("cached_tokens")), count(usage.get("cache_read_input_tokens"))
-        ),
-        image_tokens=count(details.get("image_tokens")),
-        finish_reason=_finish_reason(reply, choice),
-    )
+    if usage:
+        prompt = count(usage.get("prompt_tokens"))
+        if prompt is None or "input_tokens" in usage:
+            prompt = _prompt_tokens(usage, prompt)
+        completion = count(usage.get("completion_tokens"))
+        if completion is None:
+            completion = count(usage.get("output_tokens"))
+        details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+        if details is not None:
+            details = mapping(details)
+            cached = count(details.get("cached_tokens"))
+            images = count(details.get("image_tokens"))
+        if cached is None:
+            cached = count(usage.get("cache_read_input_tokens"))
+    reason = choice.get("finish_reason")
+    if type(reason) is not str or not reason:
+        reason = _finish_reason(reply, choice)
+    plain = Usage(prompt, completion, cached, images, None, reason)
     if "sglext" in reply or "meta_info" in choice:
         plain = _with_sglang(plain, mapping(reply.get("sglext")), mapping(choice.get("meta_info")))
     if "metrics" in reply:
@@ -93,31 +100,43 @@ def openai_usage(reply: Mapping[str, Any]) -> Usage:
     return plain
 
 
+def _first_choice(reply: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The first object among the choices; an empty one without any."""
+    choices = reply.get("choices")
+    if type(choices) is list and choices and type(choices[0]) is dict:
+        return choices[0]
+    return next(iter(items(choices)), {})
+
+
 def _with_sglang(plain: Usage, sglext: Mapping[str, Any], meta: Mapping[str, Any]) -> Usage:
     """``plain`` with what SGLang says beyond OpenAI's API when it is asked to."""
-    return plain._replace(
-        cached_tokens=_first(
-            plain.cached_tokens,
+    prompt, completion, cached, images, _, reason, *_ = plain
+    return Usage(
+        prompt,
+        completion,
+        _first(
+            cached,
             _cached(sglext.get("cached_tokens_details")),
             count(meta.get("cached_tokens")),
         ),
-        image_tokens=_first(plain.image_tokens, count(meta.get("image_tokens"))),
-        spec_used=_speculation([meta, *_details(sglext.get("spec_tokens_details"))]),
-        e2e_seconds=_seconds(meta.get("e2e_latency")),
-        first_token_seconds=_seconds(meta.get("first_token_latency")),
+        _first(images, count(meta.get("image_tokens"))),
+        _speculation([meta, *_details(sglext.get("spec_tokens_details"))]),
+        reason,
+        _seconds(meta.get("e2e_latency")),
+        _seconds(meta.get("first_token_latency")),
     )
 
 
 def _with_page(plain: Usage, own: Mapping[str, Any]) -> Usage:
     """``plain`` with the ``metrics`` of a backend that speaks the page."""
+    prompt, completion, cached, images, spec, reason, e2e, first_token, _ = plain
+    if e2e is None:
+        e2e = _seconds(own.get("generation_time_ms"), 1000)
+    if first_token is None:
+        first_token = _seconds(own.get("time_to_first_token_ms"), 1000)
     rate = number(own.get("radix_cache_hit_rate"))
-    return plain._replace(
-        e2e_seconds=_first(plain.e2e_seconds, _seconds(own.get("generation_time_ms"), 1000)),
-        first_token_seconds=_first(
-            plain.first_token_seconds, _seconds(own.get("time_to_first_token_ms"), 1000)
-        ),
-        hit=None if rate is None else rate > 0,
-    )
+    hit = None if rate is None else rate > 0
+    return Usage(prompt, completion, cached, images, spec, reason, e2e, first_token, hit)
 
 
 def generate_usage(reply: Mapping[str, Any]) -> Usage:
@@ -160,7 +179,7 @@ def spoken(reply: Mapping[str, Any]) -> Mapping[str, Any] | str | None:
     text = reply.get("text")
     if isinstance(text, str):
         return text
-    choice = next(iter(items(reply.get("choices"))), {})
+    choice = _first_choice(reply)
     message = choice.get("message")
     if isinstance(message, dict):
         return message
@@ -170,7 +189,10 @@ def spoken(reply: Mapping[str, Any]) -> Mapping[str, Any] | str | None:
 
 def cache_hit(usage: Usage) -> str:
     """The value of ``X-SGLang-Cache-Hit``."""
-    return _word(_hit(usage))
+    cached = usage.cached_tokens
+    if cached is None:
+        return _word(usage.hit)
+    return "true" if cached > 0 else "false"
 
 
 def spec_decode(usage: Usage | None, server_speculative: bool | None) -> str:
@@ -203,10 +225,11 @@ def metrics_member(usage: Usage, total_ms: int) -> bytes:
     rate = None
     if usage.cached_tokens is not None and usage.prompt_tokens:
         rate = round(min(1.0, usage.cached_tokens / usage.prompt_tokens), 4)
+    first_token, e2e = usage.first_token_seconds, usage.e2e_seconds
     return orjson.dumps(
         {
-            "time_to_first_token_ms": _milliseconds(usage.first_token_seconds),
-            "generation_time_ms": _first(_milliseconds(usage.e2e_seconds), total_ms),
+            "time_to_first_token_ms": None if first_token is None else round(first_token * 1000),
+            "generation_time_ms": total_ms if e2e is None else round(e2e * 1000),
             "radix_cache_hit_rate": rate,
         }
     )
@@ -268,21 +291,21 @@ def _first(*values: _T | None) -> _T | None:
 
 def _seconds(value: object, per_second: int = 1) -> float | None:
     amount = number(value)
-    if amount is None or not 0 <= amount / per_second <= _LONGEST_SECONDS:
+    if amount is None:
         return None
-    return amount / per_second
+    seconds = amount / per_second
+    return seconds if 0 <= seconds <= _LONGEST_SECONDS else None
 
 
 def _milliseconds(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1000)
 
 
-def _prompt_tokens(usage: Mapping[str, Any]) -> int | None:
+def _prompt_tokens(usage: Mapping[str, Any], prompt: int | None) -> int | None:
     """All prompt tokens; Anthropic's ``input_tokens`` are those the cache did not have."""
-    prompt = _first(count(usage.get("prompt_tokens")), count(usage.get("input_tokens")))
     if prompt is None:
-        return None
-    if "input_tokens" not in usage:
+        prompt = count(usage.get("input_tokens"))
+    if prompt is None or "input_tokens" not in usage:
         return prompt
     cached = count(usage.get("cache_read_input_tokens")) or 0
     return prompt + cached + (count(usage.get("cache_creation_input_tokens")) or 0)
