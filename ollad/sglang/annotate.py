@@ -40,6 +40,9 @@ _CACHE_LEVELS: Final = ("device", "host", "storage")
 _LONGEST_SECONDS: Final = 1e9
 """Thirty years; a longer time is none."""
 
+_EXACT: Final = 2**53
+"""Whole numbers below are the same as floats."""
+
 
 class Usage(NamedTuple):
     """What a reply says about itself; None where it says nothing.
@@ -92,12 +95,20 @@ def openai_usage(reply: Mapping[str, Any]) -> Usage:
     reason = choice.get("finish_reason")
     if type(reason) is not str or not reason:
         reason = _finish_reason(reply, choice)
-    plain = Usage(prompt, completion, cached, images, None, reason)
+    spec = e2e = first_token = hit = None
     if "sglext" in reply or "meta_info" in choice:
-        plain = _with_sglang(plain, mapping(reply.get("sglext")), mapping(choice.get("meta_info")))
+        sglext, meta = mapping(reply.get("sglext")), mapping(choice.get("meta_info"))
+        # what SGLang says beyond OpenAI's API when it is asked to
+        cached = _first(
+            cached, _cached(sglext.get("cached_tokens_details")), count(meta.get("cached_tokens"))
+        )
+        images = _first(images, count(meta.get("image_tokens")))
+        spec = _speculation([meta, *_details(sglext.get("spec_tokens_details"))])
+        e2e = _seconds(meta.get("e2e_latency"))
+        first_token = _seconds(meta.get("first_token_latency"))
     if "metrics" in reply:
-        plain = _with_page(plain, mapping(reply["metrics"]))
-    return plain
+        e2e, first_token, hit = _page_figures(mapping(reply["metrics"]), e2e, first_token)
+    return Usage(prompt, completion, cached, images, spec, reason, e2e, first_token, hit)
 
 
 def _first_choice(reply: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -108,55 +119,43 @@ def _first_choice(reply: Mapping[str, Any]) -> Mapping[str, Any]:
     return next(iter(items(choices)), {})
 
 
-def _with_sglang(plain: Usage, sglext: Mapping[str, Any], meta: Mapping[str, Any]) -> Usage:
-    """``plain`` with what SGLang says beyond OpenAI's API when it is asked to."""
-    prompt, completion, cached, images, _, reason, *_ = plain
-    return Usage(
-        prompt,
-        completion,
-        _first(
-            cached,
-            _cached(sglext.get("cached_tokens_details")),
-            count(meta.get("cached_tokens")),
-        ),
-        _first(images, count(meta.get("image_tokens"))),
-        _speculation([meta, *_details(sglext.get("spec_tokens_details"))]),
-        reason,
-        _seconds(meta.get("e2e_latency")),
-        _seconds(meta.get("first_token_latency")),
-    )
-
-
-def _with_page(plain: Usage, own: Mapping[str, Any]) -> Usage:
-    """``plain`` with the ``metrics`` of a backend that speaks the page."""
-    prompt, completion, cached, images, spec, reason, e2e, first_token, _ = plain
+def _page_figures(
+    own: Mapping[str, Any], e2e: float | None, first_token: float | None
+) -> tuple[float | None, float | None, bool | None]:
+    """What the ``metrics`` of a backend that speaks the page add: both times, and the hit."""
     if e2e is None:
         e2e = _seconds(own.get("generation_time_ms"), 1000)
     if first_token is None:
         first_token = _seconds(own.get("time_to_first_token_ms"), 1000)
     rate = number(own.get("radix_cache_hit_rate"))
-    hit = None if rate is None else rate > 0
-    return Usage(prompt, completion, cached, images, spec, reason, e2e, first_token, hit)
+    return e2e, first_token, None if rate is None else rate > 0
 
 
 def generate_usage(reply: Mapping[str, Any]) -> Usage:
     """Read one object of ``/generate``, whole or of a stream."""
     info = mapping(reply.get("meta_info"))
-    own = mapping(reply.get("meta"))
+    prompt = count(info.get("prompt_tokens"))
+    completion = count(info.get("completion_tokens"))
+    reason = _reason_type(info.get("finish_reason"))
+    e2e = _seconds(info.get("e2e_latency"))
+    hit = None
+    if "meta" in reply:
+        own = mapping(reply["meta"])
+        prompt = _first(prompt, count(own.get("input_tokens")))
+        completion = _first(completion, count(own.get("output_tokens")))
+        reason = reason or text(own.get("finish_reason"))
+        e2e = _first(e2e, _seconds(own.get("completion_time_ms"), 1000))
+        hit = boolean(own.get("radix_cache_hit"))
     return Usage(
-        prompt_tokens=_first(count(info.get("prompt_tokens")), count(own.get("input_tokens"))),
-        completion_tokens=_first(
-            count(info.get("completion_tokens")), count(own.get("output_tokens"))
-        ),
-        cached_tokens=count(info.get("cached_tokens")),
-        image_tokens=count(info.get("image_tokens")),
-        spec_used=_speculation([info]),
-        finish_reason=_reason_type(info.get("finish_reason")) or text(own.get("finish_reason")),
-        e2e_seconds=_first(
-            _seconds(info.get("e2e_latency")), _seconds(own.get("completion_time_ms"), 1000)
-        ),
-        first_token_seconds=_seconds(info.get("first_token_latency")),
-        hit=boolean(own.get("radix_cache_hit")),
+        prompt,
+        completion,
+        count(info.get("cached_tokens")),
+        count(info.get("image_tokens")),
+        _speculation((info,)),
+        reason,
+        e2e,
+        _seconds(info.get("first_token_latency")),
+        hit,
     )
 
 
@@ -290,8 +289,12 @@ def _first(*values: _T | None) -> _T | None:
 
 
 def _seconds(value: object, per_second: int = 1) -> float | None:
-    amount = number(value)
-    if amount is None:
+    if value is None:
+        return None
+    amount: float | None
+    if type(value) is float or (type(value) is int and 0 <= value < _EXACT):
+        amount = value
+    elif (amount := number(value)) is None:
         return None
     seconds = amount / per_second
     return seconds if 0 <= seconds <= _LONGEST_SECONDS else None
@@ -324,13 +327,13 @@ def _details(value: object) -> list[Mapping[str, Any]]:
 
 
 def _speculation(sources: Iterable[Mapping[str, Any]]) -> bool | None:
-    found = [
-        n
-        for source in sources
-        for name in _SPECULATION
-        if (n := count(source.get(name))) is not None
-    ]
-    return any(found) if found else None
+    found = None
+    for source in sources:
+        for name in _SPECULATION:
+            value = source.get(name)
+            if value is not None and (n := count(value)) is not None:
+                found = found or n > 0
+    return found
 
 
 def _reason_type(reason: object) -> str | None:
