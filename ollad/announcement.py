@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Final
 
 from aiohttp.helpers import rfc822_formatted_time
@@ -21,6 +22,11 @@ _LONGEST_VALUE: Final = 256
 _FINAL: Final = frozenset({"X-Olla-Response-Time", "X-SGLang-Cache-Hit", "X-SGLang-Spec-Decode"})
 """Whose values are known only when a stream has ended."""
 
+_DATE: Final = frozenset({"Date"})
+"""What backends send of all this."""
+
+_LINES_REMEMBERED: Final = 256
+
 
 def announced_lines(record: RequestRecord, elapsed: float, sent: Collection[str]) -> bytes:
     """What every response says of itself, as header lines, and its ``Date``.
@@ -30,11 +36,41 @@ def announced_lines(record: RequestRecord, elapsed: float, sent: Collection[str]
         elapsed: seconds since its arrival.
         sent: names that the backend's reply has already, whose values are believed.
     """
-    headers = announcement(record, elapsed)
-    headers.append(("Date", rfc822_formatted_time()))
-    if sent:
-        headers = [header for header in headers if header[0] not in sent]
-    return "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("latin-1")
+    model = record.model
+    if (
+        (sent and sent != _DATE)
+        or record.ignored_parameters
+        or record.cors
+        or (model is not None and len(model) > _LONGEST_VALUE)
+    ):
+        headers = announcement(record, elapsed)
+        headers.append(("Date", rfc822_formatted_time()))
+        return _lines([header for header in headers if header[0] not in sent]).encode("latin-1")
+    request_id = record.request_id
+    lines = _usual_lines(
+        record.path.startswith(PREFIX), record.endpoint, model, record.cache_hit, record.spec_decode
+    ) % (request_id, request_id, round(elapsed * 1000))
+    if not sent:
+        lines += f"Date: {rfc822_formatted_time()}\r\n"
+    return lines.encode("latin-1")
+
+
+@functools.lru_cache(_LINES_REMEMBERED)
+def _usual_lines(
+    api: bool,
+    endpoint: str | None,
+    model: str | None,
+    cache_hit: str | None,
+    spec_decode: str | None,
+) -> str:
+    """The header lines of a response, to be formatted with its id, twice, and milliseconds."""
+    shown = None if model is None else _printable(model)
+    lines = _lines(_usual_headers("\0", api, endpoint, shown, "\1ms", cache_hit, spec_decode))
+    return lines.replace("%", "%%").replace("\0", "%s").replace("\1", "%d")
+
+
+def _lines(headers: list[tuple[str, str]]) -> str:
+    return "".join([f"{name}: {value}\r\n" for name, value in headers])
 
 
 def announcement(record: RequestRecord, elapsed: float) -> list[tuple[str, str]]:
@@ -44,22 +80,43 @@ def announcement(record: RequestRecord, elapsed: float) -> list[tuple[str, str]]
         record: what is known of the request.
         elapsed: seconds since its arrival.
     """
-    headers = [("X-Olla-Request-ID", record.request_id), ("x-request-id", record.request_id)]
-    if record.path.startswith(PREFIX):
-        headers.append(("X-Olla-Backend-Type", "sglang"))
-    if record.endpoint is not None:
-        headers.append(("X-Olla-Endpoint", record.endpoint))
-    if record.model is not None:
-        headers.append(("X-Olla-Model", _printable(record.model)))
-    headers.append(("X-Olla-Response-Time", f"{round(elapsed * 1000)}ms"))
-    if record.cache_hit is not None:
-        headers.append(("X-SGLang-Cache-Hit", record.cache_hit))
-    if record.spec_decode is not None:
-        headers.append(("X-SGLang-Spec-Decode", record.spec_decode))
+    headers = _usual_headers(
+        record.request_id,
+        record.path.startswith(PREFIX),
+        record.endpoint,
+        None if record.model is None else _printable(record.model),
+        f"{round(elapsed * 1000)}ms",
+        record.cache_hit,
+        record.spec_decode,
+    )
     if record.ignored_parameters:
         headers.append(("X-Olla-Ignored-Params", ",".join(record.ignored_parameters)))
     if record.cors:
         headers += record.cors
+    return headers
+
+
+def _usual_headers(
+    request_id: str,
+    api: bool,
+    endpoint: str | None,
+    model: str | None,
+    time: str,
+    cache_hit: str | None,
+    spec_decode: str | None,
+) -> list[tuple[str, str]]:
+    headers = [("X-Olla-Request-ID", request_id), ("x-request-id", request_id)]
+    if api:
+        headers.append(("X-Olla-Backend-Type", "sglang"))
+    if endpoint is not None:
+        headers.append(("X-Olla-Endpoint", endpoint))
+    if model is not None:
+        headers.append(("X-Olla-Model", model))
+    headers.append(("X-Olla-Response-Time", time))
+    if cache_hit is not None:
+        headers.append(("X-SGLang-Cache-Hit", cache_hit))
+    if spec_decode is not None:
+        headers.append(("X-SGLang-Spec-Decode", spec_decode))
     return headers
 
 

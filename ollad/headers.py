@@ -71,6 +71,7 @@ _BELIEVED: Final = {
 
 _VIA: Final = "1.1 ollad"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_UUID: Final = "%08x-%04x-7%03x-%04x-%012x"  # of version 7
 _NAMES_REMEMBERED: Final = 1024
 _MAPPED_PREFIX: Final = 96  # bits before the IPv4 address in ::ffff:0:0/96 (RFC 4291 §2.5.5.2)
 _USUAL_CONNECTION: Final = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
@@ -288,10 +289,13 @@ def new_request_id(milliseconds: int, random_bits: int) -> str:
         milliseconds: Unix time.
         random_bits: 74 bits of randomness.
     """
-    time = milliseconds & 0xFFFF_FFFF_FFFF
-    high, low = random_bits >> 62 & 0xFFF, random_bits & 0xFFFF_FFFF_FFFF
-    variant = 0x8000 | random_bits >> 48 & 0x3FFF
-    return f"{time >> 16:08x}-{time & 0xFFFF:04x}-7{high:03x}-{variant:04x}-{low:012x}"
+    return _UUID % (
+        milliseconds >> 16 & 0xFFFF_FFFF,
+        milliseconds & 0xFFFF,
+        random_bits >> 62 & 0xFFF,
+        0x8000 | random_bits >> 48 & 0x3FFF,
+        random_bits & 0xFFFF_FFFF_FFFF,
+    )
 
 
 class TrustedProxies:

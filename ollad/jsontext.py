@@ -16,12 +16,20 @@ from ollad.errors import BadRequestError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["MAX_DEPTH", "append_members", "parse_object", "replace_members"]
+__all__ = [
+    "MAX_DEPTH",
+    "append_members",
+    "load_object",
+    "parse_object",
+    "refuse_nesting",
+    "replace_members",
+]
 
 MAX_DEPTH: Final = 200
 """Levels of nesting taken; Python servers behind ollad recurse and give up near 1000."""
 
 _SPACE: Final = b" \t\n\r"
+_BRACE: Final = 0x7B  # an opening one
 # Possessive quantifiers (3.11) keep a long string full of escapes from filling the backtracking
 # stack.
 _STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
@@ -30,7 +38,6 @@ _STRING_VALUE: Final = re.compile(_STRING, re.DOTALL)
 _SCALAR: Final = re.compile(rb"[^ \t\n\r,}]+")
 _BRACKET: Final = re.compile(_STRING + rb"|[\[\]{}]", re.DOTALL)
 
-_CONTAINERS: Final = frozenset({dict, list})
 _SHORT: Final = 16 * 1024
 """Bytes up to which it is quicker to look into a document than to count its brackets."""
 
@@ -51,17 +58,37 @@ def parse_object(body: bytes) -> dict[str, Any]:
         BadRequestError: it is empty, not UTF-8, not JSON, nested deeper than ``MAX_DEPTH``
             levels, or no object; the message says which and where.
     """
+    document = load_object(body)
+    if len(body) > 2 * MAX_DEPTH:
+        refuse_nesting(body, document)
+    return document
+
+
+def load_object(body: bytes) -> dict[str, Any]:
+    """Parse a request body like ``parse_object``, but leave its depth to ``refuse_nesting``.
+
+    Raises:
+        BadRequestError: it is empty, not UTF-8, not JSON, or no object.
+    """
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise _explain(body, error) from error
-    if not isinstance(document, dict):
+    if type(document) is not dict:
         raise BadRequestError(
             f"the request body must be a JSON object, not {_KINDS[type(document)]}"
         )
+    return document
+
+
+def refuse_nesting(body: bytes, document: dict[str, Any]) -> None:
+    """Refuse a document that ``load_object`` made of ``body`` if it is too deep.
+
+    Raises:
+        BadRequestError: it is nested deeper than ``MAX_DEPTH`` levels.
+    """
     if len(body) > 2 * MAX_DEPTH and _may_be_deep(body, document) and _too_deep(document):
         raise _nested()
-    return document
 
 
 def _may_be_deep(body: bytes, document: dict[str, Any]) -> bool:
@@ -72,12 +99,22 @@ def _may_be_deep(body: bytes, document: dict[str, Any]) -> bool:
     """
     if len(body) > _SHORT:
         return _has_brackets(body, MAX_DEPTH + 1)
-    return any(
-        type(inner) is not dict or not _CONTAINERS.isdisjoint(map(type, inner.values()))
-        for value in document.values()
-        if type(value) in _CONTAINERS
-        for inner in (value.values() if type(value) is dict else value)
-    )
+    for value in document.values():
+        kind = type(value)
+        if kind is dict:
+            value = value.values()  # noqa: PLW2901
+        elif kind is not list:
+            continue
+        for inner in value:
+            kind = type(inner)
+            if kind is dict:
+                for child in inner.values():
+                    kind = type(child)
+                    if kind is not str and (kind is dict or kind is list):
+                        return True
+            elif kind is list:
+                return True
+    return False
 
 
 def _has_brackets(body: bytes, count: int) -> bool:
@@ -164,11 +201,17 @@ def append_members(body: bytes, members: Mapping[str, bytes]) -> bytes:
     """
     if not members:
         return body
-    added = b",".join(orjson.dumps(name) + b":" + text for name, text in members.items())
     end = body.rindex(b"}")
     # Only the opening brace of an empty object can stand before the closing one.
-    separator = b"" if body[:end].rstrip(_SPACE).endswith(b"{") else b","
-    return b"".join((body[:end], separator, added, body[end:]))
+    last = body[end - 1]
+    empty = last == _BRACE or (last in _SPACE and body[:end].rstrip(_SPACE).endswith(b"{"))
+    pieces = [body[:end]]
+    separator = b"" if empty else b","
+    for name, text in members.items():
+        pieces += (separator, orjson.dumps(name), b":", text)
+        separator = b","
+    pieces.append(body[end:])
+    return b"".join(pieces)
 
 
 def _members(body: bytes) -> Iterator[tuple[bytes, int, int]]:

@@ -26,20 +26,21 @@ class Observations:
     """What was observed under one set of labels; used on one event loop only.
 
     Attributes:
+        bounds: upper bounds of the buckets, without infinity.
         counts: how many values each bucket has got, infinity's last.
         total: the sum of all values.
     """
 
-    __slots__ = ("_bounds", "counts", "total")
+    __slots__ = ("bounds", "counts", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
+        self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
     def observe(self, value: float) -> None:
         """Count ``value`` in the first bucket whose upper bound is not below it."""
-        self.counts[bisect_left(self._bounds, value)] += 1
+        self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from dataclasses import dataclass
+from bisect import bisect_left
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +22,7 @@ from ollad.metrics.collectors import (
 from ollad.metrics.counter import Counter, Gauge
 from ollad.metrics.histogram import Histogram
 from ollad.metrics.keys import KeyCollector
+from ollad.metrics.series import PageHistograms, Series
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
     from ollad.routing.policy import Standing
     from ollad.sglang.annotate import Usage
 
-__all__ = ["PageHistograms", "Telemetry"]
+__all__ = ["SERVED", "Telemetry"]
+
+SERVED: Final = "ok"
+"""The outcome of an exchange that went well."""
 
 _DURATION_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
 _FIRST_BYTE_BUCKETS: Final = (
@@ -59,19 +63,6 @@ _CLIENT_GONE: Final = "499"
 _CODES: Final = {499: _CLIENT_GONE} | {status.value: str(status.value) for status in HTTPStatus}
 
 
-@dataclass(frozen=True, slots=True)
-class PageHistograms:
-    """ollad's own measurements of one backend and model, for ``/olla/sglang/metrics``.
-
-    Attributes:
-        duration: seconds from the arrival of a request to the end of its reply.
-        first_token: seconds from the arrival of a request to the first byte of a streamed reply.
-    """
-
-    duration: Observations
-    first_token: Observations
-
-
 class Telemetry:
     """Counts and measures requests.
 
@@ -86,6 +77,7 @@ class Telemetry:
         self._pool: Callable[[], Iterable[Backend]] = tuple
         self._all: list[Children[Count] | Children[Observations]] = []
         self._models: set[str] = set()
+        self._series: dict[tuple[str, str | None, int, str | None], Series] = {}
         self._page: dict[tuple[str, str], PageHistograms] = {}
         self._declare_requests()
         self._declare_upstream()
@@ -283,17 +275,86 @@ class Telemetry:
             record: what is known of it; ``family`` as given to ``request_started``.
             seconds: from its arrival to the end of its answer.
         """
-        family = (record.family,)
-        self._in_flight[family].value -= 1
-        self._duration[family].observe(seconds)
-        code = _code(record.status)
-        self._requests[record.family, self._model_label(record.served_model), code].value += 1
+        series = self._series.get(
+            (record.family, record.served_model, record.status, record.endpoint)
+        )
+        self._finish(series or self._series_of(record), record, seconds)
+
+    def request_served(
+        self, record: RequestRecord, seconds: float, first_byte: float, page: bool
+    ) -> None:
+        """Count a request that the first backend it was sent to has answered.
+
+        It does in one what ``request_finished``, ``attempt`` with the outcome ``SERVED``,
+        ``first_byte`` and the observations of ``page`` do.
+
+        Args:
+            record: what is known of it; it has an ``endpoint``.
+            seconds: from its arrival to the end of its answer.
+            first_byte: seconds from the start of the exchange to its first byte.
+            page: whether it is one of those that the page measures.
+        """
+        family, endpoint = record.family, record.endpoint or ""
+        series = self._series.get((family, record.served_model, record.status, record.endpoint))
+        if series is None:
+            series = self._series_of(record)
+        if series.served is None:
+            series.served = self._attempts[family, endpoint, SERVED]
+        series.served.value += 1
+        if series.first_byte is None:
+            series.first_byte = self._first_byte[family, endpoint]
+        series.first_byte.observe(first_byte)
+        if page:
+            if series.page is None:
+                series.page = self.page(record.served_model or "", endpoint)
+            series.page.duration.observe(seconds)
+            if record.streamed and record.first_byte is not None:
+                series.page.first_token.observe(record.first_byte)
+        self._finish(series, record, seconds)
+
+    def _series_of(self, record: RequestRecord) -> Series:
+        """The series of a request, at hand for those alike unless there can be any number."""
+        family, model, status = record.family, record.served_model, record.status
+        label = self._model_label(model)
+        series = Series(
+            self._in_flight[family,],
+            self._requests[family, label, _code(status)],
+            self._duration[family,],
+        )
+        if status in _CODES and (model is None or label is model):
+            self._series[family, model, status, record.endpoint] = series
+        return series
+
+    def _finish(self, series: Series, record: RequestRecord, seconds: float) -> None:
+        series.in_flight.value -= 1
+        series.requests.value += 1
+        duration = series.duration
+        duration.counts[bisect_left(duration.bounds, seconds)] += 1
+        duration.total += seconds
         if record.request_bytes:
-            self._body_in[family].value += record.request_bytes
+            if series.body_in is None:
+                series.body_in = self._body_in[record.family,]
+            series.body_in.value += record.request_bytes
         if record.response_bytes:
-            self._body_out[family].value += record.response_bytes
+            if series.body_out is None:
+                series.body_out = self._body_out[record.family,]
+            series.body_out.value += record.response_bytes
         if record.usage is not None and record.endpoint is not None:
-            self.tokens(record.endpoint, record.usage)
+            self._count_tokens(series, record.endpoint, record.usage)
+
+    def _count_tokens(self, series: Series, backend: str, usage: Usage) -> None:
+        if usage.prompt_tokens:
+            if series.input is None:
+                series.input = self._tokens[backend, "input"]
+            series.input.value += usage.prompt_tokens
+        if usage.completion_tokens:
+            if series.output is None:
+                series.output = self._tokens[backend, "output"]
+            series.output.value += usage.completion_tokens
+        if usage.cached_tokens:
+            if series.cached is None:
+                series.cached = self._tokens[backend, "cached"]
+            series.cached.value += usage.cached_tokens
 
     def tokens(self, backend: str, usage: Usage) -> None:
         """Count the tokens of one reply of ``backend``."""
@@ -392,6 +453,8 @@ class Telemetry:
             children.forget("endpoint", name)
         for key in [key for key in self._page if key[1] == name]:
             del self._page[key]
+        for answered in [answered for answered in self._series if answered[3] == name]:
+            del self._series[answered]
 
 
 def _code(status: int) -> str:

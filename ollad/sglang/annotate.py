@@ -40,6 +40,9 @@ _CACHE_LEVELS: Final = ("device", "host", "storage")
 _LONGEST_SECONDS: Final = 1e9
 """Thirty years; a longer time is none."""
 
+_EXACT: Final = 2**53
+"""Whole numbers below are the same as floats."""
+
 
 class Usage(NamedTuple):
     """What a reply says about itself; None where it says nothing.
@@ -72,72 +75,87 @@ def openai_usage(reply: Mapping[str, Any]) -> Usage:
 
     Takes whole replies and single stream events alike.
     """
+    choice = _first_choice(reply)
+    prompt = completion = cached = images = None
     usage = mapping(reply.get("usage"))
-    choice = next(iter(items(reply.get("choices"))), {})
-    details = mapping(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
-    plain = Usage(
-        prompt_tokens=_prompt_tokens(usage),
-        completion_tokens=_first(
-            count(usage.get("completion_tokens")), count(usage.get("output_tokens"))
-        ),
-        cached_tokens=_first(
-            count(details.get("cached_tokens")), count(usage.get("cache_read_input_tokens"))
-        ),
-        image_tokens=count(details.get("image_tokens")),
-        finish_reason=_finish_reason(reply, choice),
-    )
+    if usage:
+        prompt = count(usage.get("prompt_tokens"))
+        if prompt is None or "input_tokens" in usage:
+            prompt = _prompt_tokens(usage, prompt)
+        completion = count(usage.get("completion_tokens"))
+        if completion is None:
+            completion = count(usage.get("output_tokens"))
+        details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+        if details is not None:
+            details = mapping(details)
+            cached = count(details.get("cached_tokens"))
+            images = count(details.get("image_tokens"))
+        if cached is None:
+            cached = count(usage.get("cache_read_input_tokens"))
+    reason = choice.get("finish_reason")
+    if type(reason) is not str or not reason:
+        reason = _finish_reason(reply, choice)
+    spec = e2e = first_token = hit = None
     if "sglext" in reply or "meta_info" in choice:
-        plain = _with_sglang(plain, mapping(reply.get("sglext")), mapping(choice.get("meta_info")))
+        sglext, meta = mapping(reply.get("sglext")), mapping(choice.get("meta_info"))
+        # what SGLang says beyond OpenAI's API when it is asked to
+        cached = _first(
+            cached, _cached(sglext.get("cached_tokens_details")), count(meta.get("cached_tokens"))
+        )
+        images = _first(images, count(meta.get("image_tokens")))
+        spec = _speculation([meta, *_details(sglext.get("spec_tokens_details"))])
+        e2e = _seconds(meta.get("e2e_latency"))
+        first_token = _seconds(meta.get("first_token_latency"))
     if "metrics" in reply:
-        plain = _with_page(plain, mapping(reply["metrics"]))
-    return plain
+        e2e, first_token, hit = _page_figures(mapping(reply["metrics"]), e2e, first_token)
+    return Usage(prompt, completion, cached, images, spec, reason, e2e, first_token, hit)
 
 
-def _with_sglang(plain: Usage, sglext: Mapping[str, Any], meta: Mapping[str, Any]) -> Usage:
-    """``plain`` with what SGLang says beyond OpenAI's API when it is asked to."""
-    return plain._replace(
-        cached_tokens=_first(
-            plain.cached_tokens,
-            _cached(sglext.get("cached_tokens_details")),
-            count(meta.get("cached_tokens")),
-        ),
-        image_tokens=_first(plain.image_tokens, count(meta.get("image_tokens"))),
-        spec_used=_speculation([meta, *_details(sglext.get("spec_tokens_details"))]),
-        e2e_seconds=_seconds(meta.get("e2e_latency")),
-        first_token_seconds=_seconds(meta.get("first_token_latency")),
-    )
+def _first_choice(reply: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The first object among the choices; an empty one without any."""
+    choices = reply.get("choices")
+    if type(choices) is list and choices and type(choices[0]) is dict:
+        return choices[0]
+    return next(iter(items(choices)), {})
 
 
-def _with_page(plain: Usage, own: Mapping[str, Any]) -> Usage:
-    """``plain`` with the ``metrics`` of a backend that speaks the page."""
+def _page_figures(
+    own: Mapping[str, Any], e2e: float | None, first_token: float | None
+) -> tuple[float | None, float | None, bool | None]:
+    """What the ``metrics`` of a backend that speaks the page add: both times, and the hit."""
+    if e2e is None:
+        e2e = _seconds(own.get("generation_time_ms"), 1000)
+    if first_token is None:
+        first_token = _seconds(own.get("time_to_first_token_ms"), 1000)
     rate = number(own.get("radix_cache_hit_rate"))
-    return plain._replace(
-        e2e_seconds=_first(plain.e2e_seconds, _seconds(own.get("generation_time_ms"), 1000)),
-        first_token_seconds=_first(
-            plain.first_token_seconds, _seconds(own.get("time_to_first_token_ms"), 1000)
-        ),
-        hit=None if rate is None else rate > 0,
-    )
+    return e2e, first_token, None if rate is None else rate > 0
 
 
 def generate_usage(reply: Mapping[str, Any]) -> Usage:
     """Read one object of ``/generate``, whole or of a stream."""
     info = mapping(reply.get("meta_info"))
-    own = mapping(reply.get("meta"))
+    prompt = count(info.get("prompt_tokens"))
+    completion = count(info.get("completion_tokens"))
+    reason = _reason_type(info.get("finish_reason"))
+    e2e = _seconds(info.get("e2e_latency"))
+    hit = None
+    if "meta" in reply:
+        own = mapping(reply["meta"])
+        prompt = _first(prompt, count(own.get("input_tokens")))
+        completion = _first(completion, count(own.get("output_tokens")))
+        reason = reason or text(own.get("finish_reason"))
+        e2e = _first(e2e, _seconds(own.get("completion_time_ms"), 1000))
+        hit = boolean(own.get("radix_cache_hit"))
     return Usage(
-        prompt_tokens=_first(count(info.get("prompt_tokens")), count(own.get("input_tokens"))),
-        completion_tokens=_first(
-            count(info.get("completion_tokens")), count(own.get("output_tokens"))
-        ),
-        cached_tokens=count(info.get("cached_tokens")),
-        image_tokens=count(info.get("image_tokens")),
-        spec_used=_speculation([info]),
-        finish_reason=_reason_type(info.get("finish_reason")) or text(own.get("finish_reason")),
-        e2e_seconds=_first(
-            _seconds(info.get("e2e_latency")), _seconds(own.get("completion_time_ms"), 1000)
-        ),
-        first_token_seconds=_seconds(info.get("first_token_latency")),
-        hit=boolean(own.get("radix_cache_hit")),
+        prompt,
+        completion,
+        count(info.get("cached_tokens")),
+        count(info.get("image_tokens")),
+        _speculation((info,)),
+        reason,
+        e2e,
+        _seconds(info.get("first_token_latency")),
+        hit,
     )
 
 
@@ -160,7 +178,7 @@ def spoken(reply: Mapping[str, Any]) -> Mapping[str, Any] | str | None:
     text = reply.get("text")
     if isinstance(text, str):
         return text
-    choice = next(iter(items(reply.get("choices"))), {})
+    choice = _first_choice(reply)
     message = choice.get("message")
     if isinstance(message, dict):
         return message
@@ -170,7 +188,10 @@ def spoken(reply: Mapping[str, Any]) -> Mapping[str, Any] | str | None:
 
 def cache_hit(usage: Usage) -> str:
     """The value of ``X-SGLang-Cache-Hit``."""
-    return _word(_hit(usage))
+    cached = usage.cached_tokens
+    if cached is None:
+        return _word(usage.hit)
+    return "true" if cached > 0 else "false"
 
 
 def spec_decode(usage: Usage | None, server_speculative: bool | None) -> str:
@@ -203,10 +224,11 @@ def metrics_member(usage: Usage, total_ms: int) -> bytes:
     rate = None
     if usage.cached_tokens is not None and usage.prompt_tokens:
         rate = round(min(1.0, usage.cached_tokens / usage.prompt_tokens), 4)
+    first_token, e2e = usage.first_token_seconds, usage.e2e_seconds
     return orjson.dumps(
         {
-            "time_to_first_token_ms": _milliseconds(usage.first_token_seconds),
-            "generation_time_ms": _first(_milliseconds(usage.e2e_seconds), total_ms),
+            "time_to_first_token_ms": None if first_token is None else round(first_token * 1000),
+            "generation_time_ms": total_ms if e2e is None else round(e2e * 1000),
             "radix_cache_hit_rate": rate,
         }
     )
@@ -267,22 +289,26 @@ def _first(*values: _T | None) -> _T | None:
 
 
 def _seconds(value: object, per_second: int = 1) -> float | None:
-    amount = number(value)
-    if amount is None or not 0 <= amount / per_second <= _LONGEST_SECONDS:
+    if value is None:
         return None
-    return amount / per_second
+    amount: float | None
+    if type(value) is float or (type(value) is int and 0 <= value < _EXACT):
+        amount = value
+    elif (amount := number(value)) is None:
+        return None
+    seconds = amount / per_second
+    return seconds if 0 <= seconds <= _LONGEST_SECONDS else None
 
 
 def _milliseconds(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1000)
 
 
-def _prompt_tokens(usage: Mapping[str, Any]) -> int | None:
+def _prompt_tokens(usage: Mapping[str, Any], prompt: int | None) -> int | None:
     """All prompt tokens; Anthropic's ``input_tokens`` are those the cache did not have."""
-    prompt = _first(count(usage.get("prompt_tokens")), count(usage.get("input_tokens")))
     if prompt is None:
-        return None
-    if "input_tokens" not in usage:
+        prompt = count(usage.get("input_tokens"))
+    if prompt is None or "input_tokens" not in usage:
         return prompt
     cached = count(usage.get("cache_read_input_tokens")) or 0
     return prompt + cached + (count(usage.get("cache_creation_input_tokens")) or 0)
@@ -301,13 +327,13 @@ def _details(value: object) -> list[Mapping[str, Any]]:
 
 
 def _speculation(sources: Iterable[Mapping[str, Any]]) -> bool | None:
-    found = [
-        n
-        for source in sources
-        for name in _SPECULATION
-        if (n := count(source.get(name))) is not None
-    ]
-    return any(found) if found else None
+    found = None
+    for source in sources:
+        for name in _SPECULATION:
+            value = source.get(name)
+            if value is not None and (n := count(value)) is not None:
+                found = found or n > 0
+    return found
 
 
 def _reason_type(reason: object) -> str | None:

@@ -11,13 +11,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from ollad.sglang.annotate import Usage, generate_usage, openai_usage
-from ollad.sglang.sse import BOUNDARY, cut_usage, event_data, first_document, json_object
+from ollad.sglang.event_figures import added_up, event_usage, figures, merged
+from ollad.sglang.sse import cut_usage, event_data, first_document, json_object, next_boundary
 from ollad.sglang.values import count, mapping, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["EventError", "StreamScanner", "error_event", "overloaded"]
+__all__ = [
+    "EventError",
+    "StreamScanner",
+    "error_event",
+    "overloaded",
+    "turned_away",
+]
 
 DEFAULT_TAIL: Final = 64 * 1024
 """Most bytes of a stream's end that are kept: enough for all but cumulative texts."""
@@ -32,8 +39,8 @@ _HEAD: Final = 64 * 1024
 """Longest start of a stream in which its first event is looked for."""
 
 _LONGEST_BOUNDARY: Final = 4
-_BLANK_LINES: Final = (b"\n", b"\r\n")
 _NEWLINE: Final = 0x0A
+_RETURN: Final = 0x0D
 _DONE: Final = b"[DONE]"
 _EMPTY: Final = len(b"data: [DONE]\n\n")
 """Bytes of an event that is too short for figures."""
@@ -60,12 +67,16 @@ def error_event(event: bytes) -> EventError | None:
     ``finish_reason`` is an abort with a status, and Anthropic's ``error`` event.
     """
     document = first_document(event)
-    if document is None:
-        return None
+    return None if document is None else _error_of(document)
+
+
+def _error_of(document: dict[str, Any]) -> EventError | None:
     error = mapping(document.get("error"))
     if error:
         return EventError(_status(error.get("code")), text(error.get("message")) or "")
-    reason = mapping(mapping(document.get("meta_info")).get("finish_reason"))
+    if "meta_info" not in document:
+        return None
+    reason = mapping(mapping(document["meta_info"]).get("finish_reason"))
     if reason.get("type") == "abort" and _status(reason.get("status_code")) is not None:
         return EventError(_status(reason["status_code"]), text(reason.get("message")) or "")
     return None
@@ -76,11 +87,16 @@ def overloaded(event: bytes) -> bool:
 
     SGLang then answers 200 and says so in the first event (``--max-queued-requests``).
     """
-    error = error_event(event)
+    document = first_document(event)
+    return document is not None and turned_away(document)
+
+
+def turned_away(document: dict[str, Any]) -> bool:
+    """Whether ``document``, the first event of a stream, is what ``overloaded`` looks for."""
+    error = _error_of(document)
     if error is None or (error.status is not None and error.status not in _OVERLOAD):
         return False
     # In a stream over several prompts the others may have been taken.
-    document = first_document(event) or {}
     return "index" not in document and (
         error.status is not None or "queue is full" in error.message
     )
@@ -129,18 +145,20 @@ class StreamScanner:
         if self._head is not None:
             self._look_for_first(self._head, chunk)
         tail = self._tail
-        base = self._fed - len(tail)
-        # A boundary may have begun with the last bytes of an earlier chunk.
-        at = max(len(tail) - _LONGEST_BOUNDARY + 1, self._open - base, 0)
+        held = len(tail)
+        base = self._fed - held
         tail += chunk
         self._fed += len(chunk)
-        # One byte is found many times faster than two.
-        while (at := tail.find(b"\n", at) + 1) > 0:
-            if tail.startswith(_BLANK_LINES, at):
-                at += 1 if tail[at] == _NEWLINE else 2
-                if base + at - self._open > _EMPTY:
-                    self._last = self._open
-                self._open = base + at
+        end = _boundary(tail, held, len(tail))
+        if end:
+            opened = self._open - base
+            self._open = base + end
+            while end - opened > _EMPTY:
+                start = _boundary(tail, held, end - 1) or opened
+                if end - start > _EMPTY:
+                    self._last = base + start
+                    break
+                end = start
         if len(tail) > self._room:
             stale = self._start() - base
             if stale > _SLACK or len(tail) > self._limit:
@@ -153,11 +171,12 @@ class StreamScanner:
 
     def first_document(self) -> dict[str, Any] | None:
         """The first event, parsed; None if it is not complete, or no JSON object."""
-        return first_document(self.first_event or b"")
+        data = None if self._first is None else event_data(self._first)
+        return None if data is None else json_object(data)
 
     def last_document(self) -> dict[str, Any] | None:
         """The last event whose data is a JSON object, parsed; None if it is not in the tail."""
-        for data, _ in self._backwards():
+        for data, _ in _backwards(*self._kept()):
             if data != _DONE:
                 return json_object(data)
         return None
@@ -204,7 +223,7 @@ class StreamScanner:
     def _generate_usage(self) -> Usage:
         """Figures of the last event; for several prompts, of the last one of each, added up."""
         finals: dict[int | None, Usage] = {}
-        for data, whole in self._backwards():
+        for data, whole in _backwards(*self._kept()):
             document = json_object(data)
             if document is None:
                 info = None if whole else cut_usage(data, b'"meta_info":')
@@ -220,110 +239,107 @@ class StreamScanner:
         if not finals:
             return Usage()
         usages = list(finals.values())
-        return usages[0] if len(usages) == 1 else _sum(usages)
+        return usages[0] if len(usages) == 1 else added_up(usages)
 
     def _responses_usage(self) -> Usage:
-        for data, whole in self._backwards():
+        for data, whole in _backwards(*self._kept()):
             document = json_object(data)
             if document is not None:
-                response = document.get("response")
-                if mapping(mapping(response).get("usage")):
-                    return openai_usage(mapping(response))
+                found = figures(document, "responses")
+                if found is not None:
+                    return found
             elif not whole and (usage := cut_usage(data, b'"usage":')) is not None:
                 return openai_usage({"usage": usage})
         return Usage()
 
     def _openai_usage(self) -> Usage:
         """Chat, completions, and Anthropic messages, whose parts come in several events."""
-        found = Usage()
-        for data, _ in self._backwards():
+        found: Usage | None = None
+        first = None if self._first is None else event_data(self._first)
+        kept, uncut = self._kept()
+        for data, _ in _backwards(kept, uncut):
             # The finish reason stands before sglext and usage, unless there is usage all along
             # (continuous_usage_stats): of hundreds of events few have to be parsed.
-            if found.finish_reason is not None and not _has_usage(data):
+            finished = found is not None and found.finish_reason is not None
+            if data == _DONE or (finished and not _has_usage(data)):
                 continue
             document = json_object(data)
-            if document is not None:
-                found = _merge(found, _event_usage(document))
-                if found.finish_reason is not None and found.prompt_tokens is not None:
-                    break
-        first = self.first_document()
-        return found if first is None else _merge(found, _event_usage(first))
+            if document is None:
+                continue
+            usage = event_usage(document)
+            found = usage if found is None else merged(found, usage)
+            if data == first:
+                first = None
+            if found.finish_reason is not None and (
+                found.prompt_tokens is not None or b'"usage":' not in kept
+            ):
+                break
+        document = None if first is None else json_object(first)
+        if document is not None:
+            usage = event_usage(document)
+            found = usage if found is None else merged(found, usage)
+        return found or Usage()
 
     def _look_for_first(self, head: bytearray, chunk: bytes) -> None:
         start = max(0, len(head) - _LONGEST_BOUNDARY)
         head += chunk[: _HEAD - self._fed]
-        while boundary := BOUNDARY.search(head, start):
-            event = bytes(head[: boundary.start()]).strip(b"\r\n")
+        returns = b"\r" in head
+        end, after = next_boundary(head, start, returns)
+        while end >= 0:
+            event = bytes(head[:end]).strip(b"\r\n")
             if (data := event_data(event)) is not None:
                 self._first, self._head = event, None
                 self._several = b'"meta_info"' in data and "index" in (json_object(data) or {})
                 return
-            del head[: boundary.end()]
-            start = 0
+            del head[:after]
+            end, after = next_boundary(head, 0, returns)
         if self._fed + len(chunk) >= _HEAD:
             self._head = None
 
     def _start(self) -> int:
         """From which offset on the stream is needed."""
         needed = 0 if self._several else min(self._last, self._fed - RECENT)
-        return max(needed, self._fed - self._limit, self._fed - len(self._tail))
+        return max(needed, self._fed - min(len(self._tail), self._limit))
 
-    def _backwards(self) -> Iterator[tuple[bytes, bool]]:
-        """Data of the events kept, last first, and whether the event is there as a whole.
+    def _kept(self) -> tuple[bytes, bool]:
+        """What is needed of the stream, its lines ended alike, and whether it begins an event.
 
-        Which events these are does not depend on how the stream was cut into chunks.
+        It does not depend on how the stream was cut into chunks.
         """
         start = self._start()
-        uncut = start in (0, self._last, self._open)
         tail = bytes(self._tail[start - self._fed + len(self._tail) :])
         if b"\r" in tail:
             tail = tail.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        end = len(tail)
-        while end > 0:
-            start = tail.rfind(b"\n\n", 0, end)
-            whole = start >= 0 or uncut
-            event = tail[start + 2 if start >= 0 else 0 : end].strip(b"\n")
-            data = event_data(event) if whole else event
-            if data:
-                yield data, whole
-            end = start
+        return tail, start in (0, self._last, self._open)
+
+
+def _boundary(tail: bytearray, start: int, end: int) -> int:
+    """Where the last blank line ends that ends in ``tail[start:end]``; 0 if none does."""
+    # One byte is found many times faster than two.
+    at = tail.rfind(b"\n", start, end)
+    while at > 0:
+        before = tail[at - 1]
+        if before == _NEWLINE or (before == _RETURN and at > 1 and tail[at - 2] == _NEWLINE):
+            return at + 1
+        at = tail.rfind(b"\n", start, at)
+    return 0
+
+
+def _backwards(kept: bytes, uncut: bool) -> Iterator[tuple[bytes, bool]]:
+    """Data of the events in ``kept``, last first, and whether the event is there as a whole."""
+    end = len(kept)
+    while end > 0:
+        start = kept.rfind(b"\n\n", 0, end)
+        whole = start >= 0 or uncut
+        event = kept[start + 2 if start >= 0 else 0 : end].strip(b"\n")
+        data = event_data(event) if whole else event
+        if data:
+            yield data, whole
+        end = start
 
 
 def _has_usage(data: bytes) -> bool:
     return b'"usage":' in data and b'"usage":null' not in data
-
-
-def _event_usage(document: dict[str, Any]) -> Usage:
-    """Figures of one event of an OpenAI or Anthropic stream."""
-    message = document.get("message")  # message_start
-    delta = mapping(document.get("delta"))  # message_delta
-    if isinstance(message, dict):
-        return openai_usage(message)
-    return openai_usage({**document, "stop_reason": delta.get("stop_reason")})
-
-
-def _merge(found: Usage, earlier: Usage) -> Usage:
-    """``found``, with what it lacks taken from an earlier event."""
-    return Usage._make(
-        [mine if mine is not None else theirs for mine, theirs in zip(found, earlier, strict=True)]
-    )
-
-
-def _sum(usages: list[Usage]) -> Usage:
-    """Token counts of several prompts together; times and reasons belong to one alone."""
-
-    def total(name: str) -> int | None:
-        values = [getattr(usage, name) for usage in usages]
-        return None if None in values else sum(values)
-
-    spec = [usage.spec_used for usage in usages if usage.spec_used is not None]
-    return Usage(
-        prompt_tokens=total("prompt_tokens"),
-        completion_tokens=total("completion_tokens"),
-        cached_tokens=total("cached_tokens"),
-        image_tokens=total("image_tokens"),
-        spec_used=any(spec) if spec else None,
-    )
 
 
 def _status(code: object) -> int | None:

@@ -70,15 +70,23 @@ def names_media(document: Mapping[str, Any]) -> bool:
     if not _NAMES.isdisjoint(document):
         return True
     for key, value in document.items():
-        if type(value) not in _CONTAINERS:
+        kind = type(value)
+        if kind is not list and kind is not dict:
             continue
-        if key != "messages" or type(value) is not list:
+        if kind is dict or key != "messages":
             return True
         for message in value:
-            if type(message) is not dict or not message.keys() <= _TEXT_MEMBERS:
+            if type(message) is not dict:
                 return True
-            if not _CONTAINERS.isdisjoint(map(type, message.values())):
-                return True
+            if (
+                len(message) == 2
+                and type(message.get("content")) is str
+                and type(message.get("role")) is str
+            ):
+                continue  # as most are
+            for name, member in message.items():
+                if name not in _TEXT_MEMBERS or type(member) is list or type(member) is dict:
+                    return True
     return False
 
 

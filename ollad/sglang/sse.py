@@ -7,7 +7,14 @@ from typing import Any, Final
 
 import orjson
 
-__all__ = ["BOUNDARY", "cut_usage", "event_data", "first_document", "json_object"]
+__all__ = [
+    "BOUNDARY",
+    "cut_usage",
+    "event_data",
+    "first_document",
+    "json_object",
+    "next_boundary",
+]
 
 BOUNDARY: Final = re.compile(rb"(?:\r\n|\r(?!\n)|\n)(?:\r\n|\r|\n)")
 """The blank line after an event, whatever its line endings."""
@@ -34,12 +41,31 @@ def json_object(data: bytes) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
+def next_boundary(text: bytes | bytearray, start: int, returns: bool) -> tuple[int, int]:
+    """Where the next blank line begins and ends; it begins at -1 if there is none.
+
+    Args:
+        text: of events.
+        start: where to look from.
+        returns: whether there are carriage returns in ``text``; without them it is found sooner.
+    """
+    if returns:
+        boundary = BOUNDARY.search(text, start)
+        return (-1, -1) if boundary is None else boundary.span()
+    at = text.find(b"\n\n", start)
+    return (at, at + 2) if at >= 0 else (-1, -1)
+
+
 def first_document(start: bytes) -> dict[str, Any] | None:
     """The first event of ``start`` that has data, parsed."""
-    for event in BOUNDARY.split(start):
-        data = event_data(event)
+    returns = b"\r" in start
+    begin, end = 0, 0
+    while end >= 0:
+        end, after = next_boundary(start, begin, returns)
+        data = event_data(start[begin:end] if end >= 0 else start[begin:])
         if data is not None:
             return json_object(data)
+        begin = after
     return None
 
 

@@ -25,7 +25,9 @@ def boolean(value: object) -> bool | None:
 
 def number(value: object) -> float | None:
     """``value`` as a float of a size that makes sense, else None; booleans are no numbers."""
-    if value is None or isinstance(value, bool) or not isinstance(value, (int, float)):
+    if type(value) is float:
+        return value if -_LARGEST < value < _LARGEST else None
+    if type(value) is not int and (isinstance(value, bool) or not isinstance(value, (int, float))):
         return None
     try:
         result = float(value)

@@ -9,7 +9,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ollad.errors import BadRequestError
-from ollad.jsontext import MAX_DEPTH, append_members, parse_object, replace_members
+from ollad.jsontext import (
+    MAX_DEPTH,
+    append_members,
+    load_object,
+    parse_object,
+    refuse_nesting,
+    replace_members,
+)
 
 SPACES = st.text(" \t\r\n", max_size=3)
 NAMES = st.sampled_from(["rid", "model", "a", "", 'r"id', "\\", "naïve", "ri"]) | st.text(
@@ -205,8 +212,11 @@ def test_what_is_nested_too_deep_is_refused_and_nothing_else(
     if depth_of(document) > MAX_DEPTH:
         with pytest.raises(BadRequestError, match="nested deeper than 200 levels"):
             parse_object(body)
+        with pytest.raises(BadRequestError, match="nested deeper than 200 levels"):
+            refuse_nesting(body, load_object(body))
     else:
-        assert parse_object(body) == document
+        assert parse_object(body) == load_object(body) == document
+        refuse_nesting(body, document)
 
 
 @given(

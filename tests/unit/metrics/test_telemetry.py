@@ -2,18 +2,21 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ollad.metrics import Telemetry
+from ollad.metrics import SERVED, Telemetry
 from ollad.sglang.annotate import Usage
 from tests.unit.builders import make_backend, make_record
 
 if TYPE_CHECKING:
     from ollad.backends.backend import Backend
+    from ollad.record import RequestRecord
 
 
 @pytest.fixture
@@ -199,3 +202,81 @@ def test_promtool_finds_nothing_to_say(telemetry: Telemetry) -> None:
         check=False,
     )
     assert (verdict.returncode, verdict.stdout, verdict.stderr) == (0, b"", b"")
+
+
+def record_of(**fields: Any) -> RequestRecord:
+    return make_record(**{"served_model": "tiny-llama", "endpoint": "sgl-a", **fields})
+
+
+RECORDS = st.builds(
+    record_of,
+    family=st.sampled_from(["chat", "generate"]),
+    served_model=st.sampled_from([None, "tiny-llama", "other-llama", "made-up"]),
+    endpoint=st.sampled_from(["sgl-a", "sgl-b"]),
+    status=st.sampled_from([200, 204, 299]),
+    streamed=st.booleans(),
+    first_byte=st.sampled_from([None, 0.03]),
+    request_bytes=st.sampled_from([0, 10]),
+    response_bytes=st.sampled_from([0, 20]),
+    usage=st.sampled_from([None, Usage(), Usage(5, 7), Usage(5, 7, 3), Usage(cached_tokens=2)]),
+)
+
+
+@given(st.lists(st.tuples(RECORDS, st.booleans(), st.sampled_from([None, "sgl-a"])), max_size=6))
+def test_a_request_served_at_once_counts_like_its_parts(
+    steps: list[tuple[RequestRecord, bool, str | None]],
+) -> None:
+    backends = (make_backend("sgl-a"), make_backend("sgl-b", models=("other-llama",)))
+    whole, parts = with_backends(*backends), with_backends(*backends)
+    for record, page, forgotten in steps:
+        backend = record.endpoint or ""
+        for telemetry in (whole, parts):
+            telemetry.request_started(record.family)
+        whole.request_served(record, 0.3, 0.02, page)
+        parts.attempt(record.family, backend, SERVED)
+        parts.first_byte(record.family, backend, 0.02)
+        if page:
+            histograms = parts.page(record.served_model or "", backend)
+            histograms.duration.observe(0.3)
+            if record.streamed and record.first_byte is not None:
+                histograms.first_token.observe(record.first_byte)
+        parts.request_finished(record, 0.3)
+        for telemetry in (whole, parts):
+            if forgotten is not None:
+                telemetry.forget_backend(forgotten)
+    assert lines_of(whole) == lines_of(parts)
+
+
+def lines_of(telemetry: Telemetry) -> list[bytes]:
+    """All samples of both pages."""
+    pages = (telemetry.registry, telemetry.page_registry)
+    return sorted(line for page in pages for line in generate_latest(page).splitlines())
+
+
+def test_what_a_forgotten_backend_counts_afterwards_begins_anew(telemetry: Telemetry) -> None:
+    record = record_of(usage=Usage(5, 7, 3), request_bytes=10)
+    for _ in range(2):
+        for _ in range(3):
+            telemetry.request_started("chat")
+            telemetry.request_served(record, 0.1, 0.02, True)
+        labels = {"backend": "sgl-a", "kind": "cached"}
+        assert value(telemetry, "ollad_tokens_total", **labels) == 9
+        telemetry.forget_backend("sgl-a")
+        assert value(telemetry, "ollad_tokens_total", **labels) is None
+        assert b"sgl-a" not in generate_latest(telemetry.page_registry)
+    assert value(telemetry, "ollad_request_body_bytes_total", family="chat") == 60
+
+
+def test_a_model_that_came_late_gets_its_own_series() -> None:
+    backends = [make_backend("sgl-a", models=())]
+    telemetry = with_backends()
+    telemetry._pool = lambda: backends
+    for models in ((), ("late",)):
+        backends[0] = make_backend("sgl-a", models=models)
+        telemetry.request_started("chat")
+        telemetry.request_finished(record_of(served_model="late"), 0.1)
+    counts = [
+        value(telemetry, "ollad_requests_total", family="chat", model=model, code="200")
+        for model in ("other", "late")
+    ]
+    assert counts == [1, 1]

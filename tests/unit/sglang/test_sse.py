@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollad.sglang.sse import BOUNDARY, cut_usage, event_data, first_document, json_object
+from ollad.sglang.sse import (
+    BOUNDARY,
+    cut_usage,
+    event_data,
+    first_document,
+    json_object,
+    next_boundary,
+)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +35,13 @@ def test_the_data_of_an_event_is_what_its_data_lines_hold(event: bytes, data: by
 def test_a_blank_line_parts_events_whatever_the_line_endings(blank: bytes) -> None:
     assert BOUNDARY.split(b"a" + blank + b"b") == [b"a", b"b"]
     assert BOUNDARY.search(b"a\r\nb") is None
+
+
+@given(st.lists(st.sampled_from([b"a", b"\n", b"\n\n", b"data:"]), max_size=12).map(b"".join))
+def test_boundaries_are_found_the_same_where_no_return_can_be(text: bytes) -> None:
+    for start in range(len(text) + 1):
+        found = next_boundary(text, start, returns=False)
+        assert found == next_boundary(text, start, returns=True)
 
 
 def test_the_first_event_with_data_counts() -> None:

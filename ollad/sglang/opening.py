@@ -1,0 +1,46 @@
+"""How a stream of events begins."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ollad.sglang.annotate import Usage
+from ollad.sglang.event_figures import figures
+from ollad.sglang.events import DEFAULT_TAIL, StreamScanner, overloaded, turned_away
+from ollad.sglang.sse import json_object
+
+__all__ = ["Opening", "read_opening"]
+
+
+class Opening(NamedTuple):
+    """What the first bytes of a stream say.
+
+    Attributes:
+        overloaded: whether the stream was turned away by a full queue.
+        usage: the figures so far.
+    """
+
+    overloaded: bool
+    usage: Usage
+
+
+def read_opening(start: bytes, kind: str, tail: int = DEFAULT_TAIL) -> Opening:
+    """Read the first bytes of a stream once.
+
+    It says in one what ``overloaded`` and the ``final_usage`` of a ``StreamScanner`` say.
+
+    Args:
+        start: the first bytes.
+        kind: as of ``StreamScanner.final_usage``.
+        tail: as of ``StreamScanner``.
+    """
+    if len(start) < tail and start.startswith(b"data:") and b"\r" not in start:
+        end = start.find(b"\n")
+        if end == len(start) - 2 and start.endswith(b"\n\n"):  # one event, as most often
+            document = json_object(start[5:end])
+            if document is None:
+                return Opening(False, Usage())
+            return Opening(turned_away(document), figures(document, kind) or Usage())
+    scanner = StreamScanner(tail)
+    scanner.feed(start)
+    return Opening(overloaded(start), scanner.final_usage(kind))
