@@ -35,6 +35,9 @@ def matching(backwards: tuple[int, ...], held: Container[int]) -> int:
         backwards: the chain, last block first, so that what is held is at its end.
         held: the blocks.
     """
+    # most prompts are new from their first block on
+    if not backwards or backwards[-1] not in held:
+        return 0
     return len(backwards) - bisect_left(backwards, True, key=held.__contains__)
 
 
@@ -69,15 +72,16 @@ class PrefixIndex:
     @property
     def fill(self) -> float:
         """Tokens held as a share of the capacity, at most 1."""
-        tokens = self._young_tokens + self._old_tokens
-        return min(1.0, tokens / self.capacity)
+        share = (self._young_tokens + self._old_tokens) / self.capacity
+        return share if share < 1.0 else 1.0
 
     def match(self, backwards: tuple[int, ...]) -> int:
         """How many first blocks of a chain, given last block first, are believed to be cached."""
-        matched = matching(backwards, self._young)
-        if matched == len(backwards) or not self._old:
-            return matched
-        return max(matched, matching(backwards, self._old))
+        young, old = self._young, self._old
+        if not backwards or backwards[0] in young:
+            return len(backwards)
+        matched = matching(backwards, young)
+        return max(matched, matching(backwards, old)) if old else matched
 
     def add(self, chain: tuple[int, ...], demand: Demand) -> None:
         """Take note that the backend computes ``chain``, cut into blocks as ``demand`` is."""
@@ -86,6 +90,8 @@ class PrefixIndex:
             self._old, self._old_tokens = young, self._young_tokens
             self._young, self._young_tokens = set(), 0.0
             young = self._young
+        if not chain or chain[-1] in young:
+            return
         before = len(young)
         young.update(chain)
         blocks = len(chain)

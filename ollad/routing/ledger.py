@@ -69,8 +69,13 @@ class Ledger:
     def pending(self, now: float) -> float:
         """Tokens due at monotonic ``now``."""
         silent = self._silent
-        while silent and (silent[0].released or silent[0].over <= now):
-            self._release(silent.popleft())
+        while silent:
+            due = silent[0]
+            if not due.released:
+                if due.over > now:
+                    break
+                self._release(due)
+            silent.popleft()
         if self._polled:
             polled = self._polled - self.rate * (now - self._polled_at)
             if polled > self._tokens:
@@ -88,7 +93,9 @@ class Ledger:
             silent: whether nothing but the estimate will say when that is done.
         """
         ahead = self.pending(now) + tokens
-        over = self._busy_until = max(now, self._busy_until) + tokens / self.rate
+        idle_from = self._busy_until
+        over = (now if now >= idle_from else idle_from) + tokens / self.rate
+        self._busy_until = over
         due = Due(tokens, ahead, now, over)
         self._tokens += tokens
         self.waiting += 1
@@ -101,8 +108,9 @@ class Ledger:
         if due.released:
             return
         self._release(due)
-        if due.ahead >= _TELLING and now > due.begun:
-            self._learn(due.ahead / (now - due.begun))
+        ahead = due.ahead
+        if ahead >= _TELLING and now > due.begun:
+            self._learn(ahead / (now - due.begun))
 
     def end(self, due: Due, now: float, *, answered: bool) -> None:
         """Nothing is due for it any more.
@@ -115,16 +123,15 @@ class Ledger:
         """
         if answered:
             self.prefilled(due, now)
-        else:
+        elif not due.released:
             self._release(due)
 
     def _release(self, due: Due) -> None:
-        if due.released:
-            return
         due.released = True
-        self.waiting -= 1
+        self.waiting = waiting = self.waiting - 1
         # nothing is due when nobody waits, whatever rounding has left
-        self._tokens = max(0.0, self._tokens - due.tokens) if self.waiting else 0.0
+        left = self._tokens - due.tokens
+        self._tokens = left if waiting and left > 0.0 else 0.0
 
     def _learn(self, rate: float) -> None:
         self.rate += _LEARNING * (min(_FASTEST, max(_SLOWEST, rate)) - self.rate)

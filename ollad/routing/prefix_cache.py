@@ -20,7 +20,6 @@ popular, and to pay more for leaving it would make its queue longer still.
 
 from __future__ import annotations
 
-from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from ollad.routing.index import PrefixIndex
@@ -74,40 +73,57 @@ class PrefixCache:
 
     def pick(self, candidates: Sequence[Candidate], demand: Demand, now: float) -> Candidate:
         """Choose the cheapest; of those as good the one with the emptier cache, then any."""
-        tokens = demand.tokens
-        backwards = demand.chain[::-1]
-        own = tokens - demand.prefix_tokens(self._popularity.popular(demand.chain))
-        surcharge = self._price - 1.0
-        matched, prefix = 0, 0.0
+        if len(candidates) == 1:
+            return candidates[0]
+        chain, tokens = demand.chain, demand.tokens
+        backwards = chain[::-1]
+        matched = self._popularity.popular(chain)
+        prefix = demand.prefix_tokens(matched)
+        own = tokens - prefix
+        books = self._books
+        least = behind = _INFINITE
         bids = []
         for candidate in candidates:
             weight = candidate.weight(now)
             if weight <= 0:
                 continue
-            book = self._book(candidate, now)
+            book = books.get(candidate.name)
+            if book is None or book.snapshot is not candidate.snapshot:
+                book = self._book(candidate, now)
             found = book.index.match(backwards)
             if found != matched:
                 matched, prefix = found, demand.prefix_tokens(found)
             due = tokens - prefix * book.confidence
-            ahead = book.ledger.pending(now) + _IN_FLIGHT_TOKENS * candidate.in_flight
-            bids.append((due, ahead, book.ledger.waiting, weight, candidate))
+            if due < least:
+                least = due
+            ledger = book.ledger
+            ahead = ledger.pending(now) + _IN_FLIGHT_TOKENS * candidate.in_flight
+            if ledger.waiting < behind:
+                behind = ledger.waiting
+            bids.append((due, ahead, weight, candidate, book))
         if not bids:
             return min(candidates, key=_in_flight)
-        least = min(bids, key=_due)[0]
-        least_own = min(least, own)
-        behind = min(bids, key=_waiting)[2]
+        least_own = least if least < own else own
+        surcharge = self._price - 1.0
         costs = [
-            (ahead + due + surcharge * (min(due, own) - least_own) + behind * (due - least))
+            (
+                ahead
+                + due
+                + surcharge * ((due if due < own else own) - least_own)
+                + behind * (due - least)
+            )
             / weight
-            for due, ahead, _, weight, _ in bids
+            for due, ahead, weight, _, _ in bids
         ]
         bound = min(costs) * _NEAR
-        near = [bid[-1] for cost, bid in zip(costs, bids, strict=True) if cost <= bound]
-        return near[0] if len(near) == 1 else self._emptiest(near)
+        near = [bid for cost, bid in zip(costs, bids, strict=True) if cost <= bound]
+        return near[0][3] if len(near) == 1 else self._emptiest(near)
 
     def begin(self, backend: Candidate, demand: Demand, now: float) -> _Ticket:
         """Count what is sent to ``backend``, and expect it in its cache from now on."""
-        book = self._book(backend, now)
+        book = self._books.get(backend.name)
+        if book is None or book.snapshot is not backend.snapshot:
+            book = self._book(backend, now)
         chain = demand.chain
         believed = demand.prefix_tokens(book.index.match(chain[::-1]))
         due = book.ledger.begin(
@@ -140,15 +156,11 @@ class PrefixCache:
         for book in self._books.values():
             book.index.max_blocks = _MAX_BLOCKS // len(self._books)
 
-    def _emptiest(self, near: Sequence[Candidate]) -> Candidate:
-        fills = [round(_CACHE_STEPS * self._books[backend.name].fill()) for backend in near]
+    def _emptiest(self, near: Sequence[tuple[float, float, float, Candidate, _Book]]) -> Candidate:
+        fills = [round(_CACHE_STEPS * bid[4].fill()) for bid in near]
         least = min(fills)
-        emptiest = [backend for backend, fill in zip(near, fills, strict=True) if fill == least]
+        emptiest = [bid[3] for bid, fill in zip(near, fills, strict=True) if fill == least]
         return emptiest[int(self._random() * len(emptiest))]
-
-
-_due = itemgetter(0)
-_waiting = itemgetter(2)
 
 
 def _in_flight(backend: Candidate) -> int:
@@ -158,7 +170,15 @@ def _in_flight(backend: Candidate) -> int:
 class _Book:
     """What is kept of one backend."""
 
-    __slots__ = ("_incarnation", "caches", "confidence", "index", "ledger", "snapshot")
+    __slots__ = (
+        "_incarnation",
+        "_told_fill",
+        "caches",
+        "confidence",
+        "index",
+        "ledger",
+        "snapshot",
+    )
 
     def __init__(self) -> None:
         self.snapshot: Snapshot | None = None
@@ -167,6 +187,7 @@ class _Book:
         self.confidence = 1.0
         self.caches = True
         self._incarnation: str | None = None
+        self._told_fill = 0.0
 
     def learn(self, snapshot: Snapshot, now: float) -> None:
         """Take in what the health task saw."""
@@ -177,13 +198,14 @@ class _Book:
             self._incarnation = engine.incarnation
             self.index.clear()
             self.confidence = 1.0
+        self._told_fill = load.radix_usage or 0.0
         self.index.capacity = load.kv_tokens or _USUAL_KV_TOKENS
         self.ledger.correct(load.waiting_uncached_tokens or 0, now)
 
     def fill(self) -> float:
         """How full its cache is, 0..1: the more of what it said and what it was sent since."""
-        known = self.snapshot.load.radix_usage if self.snapshot is not None else None
-        return max(known or 0.0, self.index.fill)
+        told, held = self._told_fill, self.index.fill
+        return told if told > held else held
 
     def report(self, predicted: float, actual: float) -> None:
         """It had ``actual`` of a prompt cached, 0..1, where the index said ``predicted``."""
