@@ -28,17 +28,20 @@ _HASH_BYTES: Final = 48
 """Memory of a hash as an int: three digits of 30 bits, rounded up by the allocator."""
 
 
-def matching(backwards: tuple[int, ...], held: Container[int]) -> int:
+def matching(backwards: tuple[int, ...], held: Container[int], guess: int = 0) -> int:
     """How many first blocks of a chain are in ``held``, which has no block without its prefix.
 
     Args:
         backwards: the chain, last block first, so that what is held is at its end.
         held: the blocks.
+        guess: what it may be, which is tried first; at most the length of the chain.
     """
-    # most prompts are new from their first block on
-    if not backwards or backwards[-1] not in held:
-        return 0
-    return len(backwards) - bisect_left(backwards, True, key=held.__contains__)
+    blocks = len(backwards)
+    if (guess == blocks or backwards[blocks - guess - 1] not in held) and (
+        guess == 0 or backwards[blocks - guess] in held
+    ):
+        return guess
+    return blocks - bisect_left(backwards, True, key=held.__contains__)
 
 
 class PrefixIndex:
@@ -75,13 +78,18 @@ class PrefixIndex:
         share = (self._young_tokens + self._old_tokens) / self.capacity
         return share if share < 1.0 else 1.0
 
-    def match(self, backwards: tuple[int, ...]) -> int:
-        """How many first blocks of a chain, given last block first, are believed to be cached."""
-        young, old = self._young, self._old
-        if not backwards or backwards[0] in young:
-            return len(backwards)
-        matched = matching(backwards, young)
-        return max(matched, matching(backwards, old)) if old else matched
+    def match(self, backwards: tuple[int, ...], guess: int = 0) -> int:
+        """How many first blocks of a chain, given last block first, are believed to be cached.
+
+        Args:
+            backwards: the chain.
+            guess: what it may be, such as what another index has; at most the chain's length.
+        """
+        matched = matching(backwards, self._young, guess)
+        beyond = len(backwards) - matched
+        if beyond and backwards[beyond - 1] in self._old:
+            return matching(backwards, self._old, guess)
+        return matched
 
     def add(self, chain: tuple[int, ...], demand: Demand) -> None:
         """Take note that the backend computes ``chain``, cut into blocks as ``demand`` is."""

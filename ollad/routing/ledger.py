@@ -105,12 +105,7 @@ class Ledger:
 
     def prefilled(self, due: Due, now: float) -> None:
         """The first byte came: ``due`` and all that was ahead of it was prefilled by ``now``."""
-        if due.released:
-            return
-        self._release(due)
-        ahead = due.ahead
-        if ahead >= _TELLING and now > due.begun:
-            self._learn(ahead / (now - due.begun))
+        self.end(due, now, answered=True)
 
     def end(self, due: Due, now: float, *, answered: bool) -> None:
         """Nothing is due for it any more.
@@ -121,10 +116,12 @@ class Ledger:
             answered: whether the backend has done all of it, so that one that was done before it
                 was expected shows a faster backend.
         """
-        if answered:
-            self.prefilled(due, now)
-        elif not due.released:
-            self._release(due)
+        if due.released:
+            return
+        self._release(due)
+        ahead = due.ahead
+        if answered and ahead >= _TELLING and now > due.begun:
+            self._learn(ahead / (now - due.begun))
 
     def _release(self, due: Due) -> None:
         due.released = True

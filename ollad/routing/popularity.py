@@ -46,12 +46,13 @@ class Popularity:
         if not chain:
             return 0
         young, old, threshold = self._young.get, self._old.get, self._threshold
-        last, first = chain[-1], chain[0]
-        if young(last, 0) + old(last, 0) >= threshold:
-            return len(chain)
-        if young(first, 0) + old(first, 0) < threshold:
-            return 0
-        low, high = 1, len(chain) - 1
+        low, high = 0, len(chain)
+        block = chain[-1]
+        if young(block, 0) + old(block, 0) >= threshold:
+            return high
+        block = chain[0]
+        if young(block, 0) + old(block, 0) < threshold:
+            return low
         while low < high:
             middle = (low + high) >> 1
             block = chain[middle]

@@ -90,9 +90,10 @@ class PrefixCache:
             book = books.get(candidate.name)
             if book is None or book.snapshot is not candidate.snapshot:
                 book = self._book(candidate, now)
-            found = book.index.match(backwards)
+            found = book.index.match(backwards, matched)
             if found != matched:
                 matched, prefix = found, demand.prefix_tokens(found)
+            book.asked, book.believed = demand, prefix
             due = tokens - prefix * book.confidence
             if due < least:
                 least = due
@@ -105,19 +106,22 @@ class PrefixCache:
             return min(candidates, key=_in_flight)
         least_own = least if least < own else own
         surcharge = self._price - 1.0
-        costs = [
-            (
-                ahead
-                + due
-                + surcharge * ((due if due < own else own) - least_own)
-                + behind * (due - least)
-            )
-            / weight
-            for due, ahead, weight, _, _ in bids
-        ]
-        bound = min(costs) * _NEAR
-        near = [bid for cost, bid in zip(costs, bids, strict=True) if cost <= bound]
-        return near[0][3] if len(near) == 1 else self._emptiest(near)
+        cheapest = second = _INFINITE
+        costs = []
+        for due, ahead, weight, candidate, _ in bids:
+            extra = surcharge * ((due if due < own else own) - least_own)
+            cost = (ahead + due + extra + behind * (due - least)) / weight
+            costs.append(cost)
+            if cost < cheapest:
+                cheapest, second, best = cost, cheapest, candidate
+            elif cost < second:
+                second = cost
+        bound = cheapest * _NEAR
+        if second > bound:
+            return best
+        return self._emptiest(
+            [bid[3:] for cost, bid in zip(costs, bids, strict=True) if cost <= bound]
+        )
 
     def begin(self, backend: Candidate, demand: Demand, now: float) -> _Ticket:
         """Count what is sent to ``backend``, and expect it in its cache from now on."""
@@ -125,12 +129,15 @@ class PrefixCache:
         if book is None or book.snapshot is not backend.snapshot:
             book = self._book(backend, now)
         chain = demand.chain
-        believed = demand.prefix_tokens(book.index.match(chain[::-1]))
+        if book.asked is demand:
+            believed = book.believed
+        else:
+            believed = demand.prefix_tokens(book.index.match(chain[::-1]))
         due = book.ledger.begin(
             demand.tokens - believed * book.confidence, now, silent=demand.silent
         )
         if chain and book.caches:
-            book.index.add(chain, demand)
+            book.hold(chain, demand)
             self._popularity.see(chain)
         return _Ticket(book, due, demand, believed)
 
@@ -156,10 +163,15 @@ class PrefixCache:
         for book in self._books.values():
             book.index.max_blocks = _MAX_BLOCKS // len(self._books)
 
-    def _emptiest(self, near: Sequence[tuple[float, float, float, Candidate, _Book]]) -> Candidate:
-        fills = [round(_CACHE_STEPS * bid[4].fill()) for bid in near]
-        least = min(fills)
-        emptiest = [bid[3] for bid, fill in zip(near, fills, strict=True) if fill == least]
+    def _emptiest(self, near: Sequence[tuple[Candidate, _Book]]) -> Candidate:
+        least = _INFINITE
+        emptiest: list[Candidate] = []
+        for candidate, book in near:
+            fill = round(_CACHE_STEPS * book.fill())
+            if fill < least:
+                least, emptiest = fill, [candidate]
+            elif fill == least:
+                emptiest.append(candidate)
         return emptiest[int(self._random() * len(emptiest))]
 
 
@@ -168,11 +180,23 @@ def _in_flight(backend: Candidate) -> int:
 
 
 class _Book:
-    """What is kept of one backend."""
+    """What is kept of one backend.
+
+    Attributes:
+        snapshot: what was taken in last of what the health task saw.
+        index: what is believed to be in its cache.
+        ledger: what it has to prefill yet.
+        confidence: how far the index is believed, 0..1.
+        caches: whether it has a radix cache.
+        asked: the demand that was looked up last; None once that may have become wrong.
+        believed: tokens of it that are believed to be cached.
+    """
 
     __slots__ = (
         "_incarnation",
         "_told_fill",
+        "asked",
+        "believed",
         "caches",
         "confidence",
         "index",
@@ -188,6 +212,8 @@ class _Book:
         self.caches = True
         self._incarnation: str | None = None
         self._told_fill = 0.0
+        self.asked: Demand | None = None
+        self.believed = 0.0
 
     def learn(self, snapshot: Snapshot, now: float) -> None:
         """Take in what the health task saw."""
@@ -197,10 +223,16 @@ class _Book:
         if engine.incarnation is not None and engine.incarnation != self._incarnation:
             self._incarnation = engine.incarnation
             self.index.clear()
+            self.asked = None
             self.confidence = 1.0
         self._told_fill = load.radix_usage or 0.0
         self.index.capacity = load.kv_tokens or _USUAL_KV_TOKENS
         self.ledger.correct(load.waiting_uncached_tokens or 0, now)
+
+    def hold(self, chain: tuple[int, ...], demand: Demand) -> None:
+        """Expect ``chain``, cut into blocks as ``demand`` is, in its cache from now on."""
+        self.index.add(chain, demand)
+        self.asked = None
 
     def fill(self) -> float:
         """How full its cache is, 0..1: the more of what it said and what it was sent since."""
@@ -255,4 +287,4 @@ class _Ticket:
         if prompt_tokens and cached_tokens is not None and self._believed >= _TELLING_TOKENS:
             book.report(self._believed / demand.tokens, cached_tokens / prompt_tokens)
         if answer and book.caches:
-            book.index.add((*demand.chain, *answer), demand)
+            book.hold(demand.chain + answer, demand)
