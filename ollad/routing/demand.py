@@ -30,9 +30,7 @@ class Demand(NamedTuple):
 
     def prefix_tokens(self, blocks: int) -> float:
         """Estimated tokens of the first ``blocks`` blocks, at most those of the prompt."""
-        tokens = self.tokens
-        covered = span(blocks, self.doubling) * self.block_tokens
-        return covered if covered < tokens else tokens
+        return min(self.tokens, span(blocks, self.doubling) * self.block_tokens)
 
 
 def span(blocks: int, doubling: int) -> int:

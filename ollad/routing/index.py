@@ -75,8 +75,8 @@ class PrefixIndex:
     @property
     def fill(self) -> float:
         """Tokens held as a share of the capacity, at most 1."""
-        share = (self._young_tokens + self._old_tokens) / self.capacity
-        return share if share < 1.0 else 1.0
+        tokens = self._young_tokens + self._old_tokens
+        return min(1.0, tokens / self.capacity)
 
     def match(self, backwards: tuple[int, ...], guess: int = 0) -> int:
         """How many first blocks of a chain, given last block first, are believed to be cached.
@@ -85,22 +85,25 @@ class PrefixIndex:
             backwards: the chain.
             guess: what it may be, such as what another index has; at most the chain's length.
         """
-        matched = matching(backwards, self._young, guess)
-        beyond = len(backwards) - matched
-        if beyond and backwards[beyond - 1] in self._old:
-            return matching(backwards, self._old, guess)
+        young, old = self._young, self._old
+        blocks = len(backwards)
+        if not blocks or backwards[0] in young:
+            return blocks
+        matched = matching(backwards, young, guess)
+        if backwards[blocks - matched - 1] in old:
+            matched = matching(backwards, old, guess)
         return matched
 
     def add(self, chain: tuple[int, ...], demand: Demand) -> None:
         """Take note that the backend computes ``chain``, cut into blocks as ``demand`` is."""
         young = self._young
-        if self._young_tokens >= self.capacity or 2 * len(young) >= self.max_blocks:
+        before = len(young)
+        if self._young_tokens >= self.capacity or 2 * before >= self.max_blocks:
             self._old, self._old_tokens = young, self._young_tokens
             self._young, self._young_tokens = set(), 0.0
-            young = self._young
+            young, before = self._young, 0
         if not chain or chain[-1] in young:
             return
-        before = len(young)
         young.update(chain)
         blocks = len(chain)
         known = blocks - (len(young) - before)

@@ -93,9 +93,7 @@ class Ledger:
             silent: whether nothing but the estimate will say when that is done.
         """
         ahead = self.pending(now) + tokens
-        idle_from = self._busy_until
-        over = (now if now >= idle_from else idle_from) + tokens / self.rate
-        self._busy_until = over
+        over = self._busy_until = max(now, self._busy_until) + tokens / self.rate
         due = Due(tokens, ahead, now, over)
         self._tokens += tokens
         self.waiting += 1

@@ -20,7 +20,7 @@ popular, and to pay more for leaving it would make its queue longer still.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ollad.routing.index import PrefixIndex
 from ollad.routing.ledger import Ledger
@@ -75,42 +75,18 @@ class PrefixCache:
         """Choose the cheapest; of those as good the one with the emptier cache, then any."""
         if len(candidates) == 1:
             return candidates[0]
-        chain, tokens = demand.chain, demand.tokens
-        backwards = chain[::-1]
-        matched = self._popularity.popular(chain)
-        prefix = demand.prefix_tokens(matched)
-        own = tokens - prefix
-        books = self._books
-        least = behind = _INFINITE
-        bids = []
-        for candidate in candidates:
-            weight = candidate.weight(now)
-            if weight <= 0:
-                continue
-            book = books.get(candidate.name)
-            if book is None or book.snapshot is not candidate.snapshot:
-                book = self._book(candidate, now)
-            found = book.index.match(backwards, matched)
-            if found != matched:
-                matched, prefix = found, demand.prefix_tokens(found)
-            book.asked, book.believed = demand, prefix
-            due = tokens - prefix * book.confidence
-            if due < least:
-                least = due
-            ledger = book.ledger
-            ahead = ledger.pending(now) + _IN_FLIGHT_TOKENS * candidate.in_flight
-            if ledger.waiting < behind:
-                behind = ledger.waiting
-            bids.append((due, ahead, weight, candidate, book))
+        bids, own, least, behind = self._bids(candidates, demand, now)
         if not bids:
             return min(candidates, key=_in_flight)
-        least_own = least if least < own else own
         surcharge = self._price - 1.0
+        least_own = min(least, own)
         cheapest = second = _INFINITE
         costs = []
         for due, ahead, weight, candidate, _ in bids:
-            extra = surcharge * ((due if due < own else own) - least_own)
-            cost = (ahead + due + extra + behind * (due - least)) / weight
+            cost = ahead + due
+            if due > least:
+                cost = cost + surcharge * (min(due, own) - least_own) + behind * (due - least)
+            cost /= weight
             costs.append(cost)
             if cost < cheapest:
                 cheapest, second, best = cost, cheapest, candidate
@@ -137,7 +113,8 @@ class PrefixCache:
             demand.tokens - believed * book.confidence, now, silent=demand.silent
         )
         if chain and book.caches:
-            book.hold(chain, demand)
+            book.asked = None
+            book.index.add(chain, demand)
             self._popularity.see(chain)
         return _Ticket(book, due, demand, believed)
 
@@ -163,6 +140,44 @@ class PrefixCache:
         for book in self._books.values():
             book.index.max_blocks = _MAX_BLOCKS // len(self._books)
 
+    def _bids(
+        self, candidates: Sequence[Candidate], demand: Demand, now: float
+    ) -> tuple[list[_Bid], float, float, float]:
+        """What each candidate of some weight offers, and what it is compared with.
+
+        Returns:
+            The bids; the tokens of the prompt that few requests have in common; the least tokens
+            due at any of the candidates; the least requests that wait at any.
+        """
+        chain, tokens = demand.chain, demand.tokens
+        backwards = chain[::-1]
+        matched = self._popularity.popular(chain)
+        prefix = demand.prefix_tokens(matched)
+        own = tokens - prefix
+        books = self._books
+        least = behind = _INFINITE
+        bids: list[_Bid] = []
+        for candidate in candidates:
+            weight = candidate.weight(now)
+            if weight <= 0:
+                continue
+            book = books.get(candidate.name)
+            if book is None or book.snapshot is not candidate.snapshot:
+                book = self._book(candidate, now)
+            found = book.index.match(backwards, matched)
+            if found != matched:
+                matched, prefix = found, demand.prefix_tokens(found)
+            book.asked, book.believed = demand, prefix
+            due = tokens - prefix * book.confidence
+            if due < least:  # noqa: PLR1730 - in here a call of min() is a tenth of the work
+                least = due
+            ledger = book.ledger
+            ahead = ledger.pending(now) + _IN_FLIGHT_TOKENS * candidate.in_flight
+            if ledger.waiting < behind:  # noqa: PLR1730 - as above
+                behind = ledger.waiting
+            bids.append((due, ahead, weight, candidate, book))
+        return bids, own, least, behind
+
     def _emptiest(self, near: Sequence[tuple[Candidate, _Book]]) -> Candidate:
         least = _INFINITE
         emptiest: list[Candidate] = []
@@ -173,6 +188,11 @@ class PrefixCache:
             elif fill == least:
                 emptiest.append(candidate)
         return emptiest[int(self._random() * len(emptiest))]
+
+
+_Bid: TypeAlias = "tuple[float, float, float, Candidate, _Book]"
+"""What would be due, what is ahead of it, both in tokens; the weight of the backend, the backend,
+and its book."""
 
 
 def _in_flight(backend: Candidate) -> int:
@@ -188,7 +208,7 @@ class _Book:
         ledger: what it has to prefill yet.
         confidence: how far the index is believed, 0..1.
         caches: whether it has a radix cache.
-        asked: the demand that was looked up last; None once that may have become wrong.
+        asked: the demand that was looked up last, until the index changes.
         believed: tokens of it that are believed to be cached.
     """
 
@@ -229,15 +249,9 @@ class _Book:
         self.index.capacity = load.kv_tokens or _USUAL_KV_TOKENS
         self.ledger.correct(load.waiting_uncached_tokens or 0, now)
 
-    def hold(self, chain: tuple[int, ...], demand: Demand) -> None:
-        """Expect ``chain``, cut into blocks as ``demand`` is, in its cache from now on."""
-        self.index.add(chain, demand)
-        self.asked = None
-
     def fill(self) -> float:
         """How full its cache is, 0..1: the more of what it said and what it was sent since."""
-        told, held = self._told_fill, self.index.fill
-        return told if told > held else held
+        return max(self._told_fill, self.index.fill)
 
     def report(self, predicted: float, actual: float) -> None:
         """It had ``actual`` of a prompt cached, 0..1, where the index said ``predicted``."""
@@ -287,4 +301,5 @@ class _Ticket:
         if prompt_tokens and cached_tokens is not None and self._believed >= _TELLING_TOKENS:
             book.report(self._believed / demand.tokens, cached_tokens / prompt_tokens)
         if answer and book.caches:
-            book.hold(demand.chain + answer, demand)
+            book.asked = None
+            book.index.add(demand.chain + answer, demand)
