@@ -82,10 +82,11 @@ class PrefixCache:
         least_own = min(least, own)
         cheapest = second = _INFINITE
         costs = []
-        for due, ahead, weight, candidate, _ in bids:
-            cost = ahead + due
+        for due, wait, weight, candidate, _ in bids:
+            cost = wait
             if due > least:
-                cost = cost + surcharge * (min(due, own) - least_own) + behind * (due - least)
+                cost += surcharge * (min(due, own) - least_own)
+                cost += behind * (due - least)
             cost /= weight
             costs.append(cost)
             if cost < cheapest:
@@ -172,10 +173,10 @@ class PrefixCache:
             if due < least:  # noqa: PLR1730 - in here a call of min() is a tenth of the work
                 least = due
             ledger = book.ledger
-            ahead = ledger.pending(now) + _IN_FLIGHT_TOKENS * candidate.in_flight
+            wait = ledger.pending(now) + _IN_FLIGHT_TOKENS * candidate.in_flight + due
             if ledger.waiting < behind:  # noqa: PLR1730 - as above
                 behind = ledger.waiting
-            bids.append((due, ahead, weight, candidate, book))
+            bids.append((due, wait, weight, candidate, book))
         return bids, own, least, behind
 
     def _emptiest(self, near: Sequence[tuple[Candidate, _Book]]) -> Candidate:
@@ -191,8 +192,7 @@ class PrefixCache:
 
 
 _Bid: TypeAlias = "tuple[float, float, float, Candidate, _Book]"
-"""What would be due, what is ahead of it, both in tokens; the weight of the backend, the backend,
-and its book."""
+"""Tokens that would be due, and with them what is ahead; the backend's weight, it, its book."""
 
 
 def _in_flight(backend: Candidate) -> int:
