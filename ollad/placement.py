@@ -186,7 +186,8 @@ class Placement:
         Raises:
             UnavailableError: there is no such backend.
         """
-        now = self._clock()
+        clock = self._clock
+        now = clock()
         candidates = _candidates(pool, call)
         if tried:
             candidates = [backend for backend in candidates if backend not in tried]

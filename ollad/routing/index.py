@@ -28,20 +28,19 @@ _HASH_BYTES: Final = 48
 """Memory of a hash as an int: three digits of 30 bits, rounded up by the allocator."""
 
 
-def matching(backwards: tuple[int, ...], held: Container[int], guess: int = 0) -> int:
+def matching(chain: tuple[int, ...], held: Container[int], guess: int = 0) -> int:
     """How many first blocks of a chain are in ``held``, which has no block without its prefix.
 
     Args:
-        backwards: the chain, last block first, so that what is held is at its end.
-        held: the blocks.
+        chain: the blocks of a prompt.
+        held: blocks.
         guess: what it may be, which is tried first; at most the length of the chain.
     """
-    blocks = len(backwards)
-    if (guess == blocks or backwards[blocks - guess - 1] not in held) and (
-        guess == 0 or backwards[blocks - guess] in held
-    ):
+    blocks = len(chain)
+    if (guess == blocks or chain[guess] not in held) and (guess == 0 or chain[guess - 1] in held):
         return guess
-    return blocks - bisect_left(backwards, True, key=held.__contains__)
+    # last block first, what is held is at the end, where bisection in C finds it
+    return blocks - bisect_left(chain[::-1], True, key=held.__contains__)
 
 
 class PrefixIndex:
@@ -78,21 +77,18 @@ class PrefixIndex:
         tokens = self._young_tokens + self._old_tokens
         return min(1.0, tokens / self.capacity)
 
-    def match(self, backwards: tuple[int, ...], guess: int = 0) -> int:
-        """How many first blocks of a chain, given last block first, are believed to be cached.
+    def match(self, chain: tuple[int, ...], guess: int = 0) -> int:
+        """How many first blocks of a chain are believed to be cached.
 
         Args:
-            backwards: the chain.
+            chain: the blocks of a prompt.
             guess: what it may be, such as what another index has; at most the chain's length.
         """
         young, old = self._young, self._old
-        blocks = len(backwards)
-        if not blocks or backwards[0] in young:
-            return blocks
-        matched = matching(backwards, young, guess)
-        if backwards[blocks - matched - 1] in old:
-            matched = matching(backwards, old, guess)
-        return matched
+        if not chain or chain[-1] in young:
+            return len(chain)
+        matched = matching(chain, young, guess)
+        return matching(chain, old, guess) if chain[matched] in old else matched
 
     def add(self, chain: tuple[int, ...], demand: Demand) -> None:
         """Take note that the backend computes ``chain``, cut into blocks as ``demand`` is."""

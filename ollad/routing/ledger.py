@@ -84,7 +84,7 @@ class Ledger:
                 self._polled = 0.0
         return self._tokens
 
-    def begin(self, tokens: float, now: float, *, silent: bool) -> Due:
+    def begin(self, tokens: float, now: float, silent: bool) -> Due:
         """Count ``tokens`` of a request sent at ``now``.
 
         Args:
@@ -105,7 +105,7 @@ class Ledger:
         """The first byte came: ``due`` and all that was ahead of it was prefilled by ``now``."""
         self.end(due, now, answered=True)
 
-    def end(self, due: Due, now: float, *, answered: bool) -> None:
+    def end(self, due: Due, now: float, answered: bool) -> None:
         """Nothing is due for it any more.
 
         Args:

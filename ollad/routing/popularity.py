@@ -45,18 +45,18 @@ class Popularity:
         """How many first blocks of ``chain`` are popular, found by bisection."""
         if not chain:
             return 0
-        young, old, threshold = self._young.get, self._old.get, self._threshold
+        young, old, threshold = self._young, self._old, self._threshold
         low, high = 0, len(chain)
         block = chain[-1]
-        if young(block, 0) + old(block, 0) >= threshold:
+        if young.get(block, 0) + old.get(block, 0) >= threshold:
             return high
         block = chain[0]
-        if young(block, 0) + old(block, 0) < threshold:
+        if young.get(block, 0) + old.get(block, 0) < threshold:
             return low
         while low < high:
             middle = (low + high) >> 1
             block = chain[middle]
-            if young(block, 0) + old(block, 0) >= threshold:
+            if young.get(block, 0) + old.get(block, 0) >= threshold:
                 low = middle + 1
             else:
                 high = middle

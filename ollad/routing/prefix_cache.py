@@ -109,10 +109,8 @@ class PrefixCache:
         if book.asked is demand:
             believed = book.believed
         else:
-            believed = demand.prefix_tokens(book.index.match(chain[::-1]))
-        due = book.ledger.begin(
-            demand.tokens - believed * book.confidence, now, silent=demand.silent
-        )
+            believed = demand.prefix_tokens(book.index.match(chain))
+        due = book.ledger.begin(demand.tokens - believed * book.confidence, now, demand.silent)
         if chain and book.caches:
             book.asked = None
             book.index.add(chain, demand)
@@ -151,7 +149,6 @@ class PrefixCache:
             due at any of the candidates; the least requests that wait at any.
         """
         chain, tokens = demand.chain, demand.tokens
-        backwards = chain[::-1]
         matched = self._popularity.popular(chain)
         prefix = demand.prefix_tokens(matched)
         own = tokens - prefix
@@ -165,7 +162,7 @@ class PrefixCache:
             book = books.get(candidate.name)
             if book is None or book.snapshot is not candidate.snapshot:
                 book = self._book(candidate, now)
-            found = book.index.match(backwards, matched)
+            found = book.index.match(chain, matched)
             if found != matched:
                 matched, prefix = found, demand.prefix_tokens(found)
             book.asked, book.believed = demand, prefix
@@ -297,7 +294,7 @@ class _Ticket:
             return
         self._ended = True
         book, demand = self._book, self._demand
-        book.ledger.end(self._due, now, answered=prompt_tokens is not None)
+        book.ledger.end(self._due, now, prompt_tokens is not None)
         if prompt_tokens and cached_tokens is not None and self._believed >= _TELLING_TOKENS:
             book.report(self._believed / demand.tokens, cached_tokens / prompt_tokens)
         if answer and book.caches:

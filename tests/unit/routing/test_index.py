@@ -18,7 +18,7 @@ def add(index: PrefixIndex, text: str) -> None:
 
 
 def match(index: PrefixIndex, text: str) -> int:
-    return index.match(chain_of(text)[::-1])
+    return index.match(chain_of(text))
 
 
 def common(one: str, other: str) -> int:
@@ -45,7 +45,7 @@ def test_bisection_finds_what_a_walk_would(held: set[str], asked: str) -> None:
         if block not in blocks:
             break
         walked += 1
-    assert matching(chain_of(asked)[::-1], blocks) == walked
+    assert matching(chain_of(asked), blocks) == walked
 
 
 @given(texts=st.lists(st.text("abcd", min_size=1, max_size=6), min_size=1, max_size=60))
