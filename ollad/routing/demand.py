@@ -30,7 +30,10 @@ class Demand(NamedTuple):
 
     def prefix_tokens(self, blocks: int) -> float:
         """Estimated tokens of the first ``blocks`` blocks, at most those of the prompt."""
-        return min(self.tokens, span(blocks, self.doubling) * self.block_tokens)
+        covered = span(blocks, self.doubling) * self.block_tokens
+        if covered > self.tokens:
+            return self.tokens
+        return covered
 
 
 def span(blocks: int, doubling: int) -> int:

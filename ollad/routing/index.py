@@ -75,7 +75,7 @@ class PrefixIndex:
     def fill(self) -> float:
         """Tokens held as a share of the capacity, at most 1."""
         tokens = self._young_tokens + self._old_tokens
-        return min(1.0, tokens / self.capacity)
+        return tokens / self.capacity if tokens < self.capacity else 1.0
 
     def match(self, chain: tuple[int, ...], guess: int = 0) -> int:
         """How many first blocks of a chain are believed to be cached.

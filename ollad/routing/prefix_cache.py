@@ -82,23 +82,19 @@ class PrefixCache:
         least_own = min(least, own)
         cheapest = second = _INFINITE
         costs = []
-        for due, wait, weight, candidate, _ in bids:
+        for due, wait, weight, candidate, book in bids:
             cost = wait
             if due > least:
                 cost += surcharge * (min(due, own) - least_own)
                 cost += behind * (due - least)
             cost /= weight
-            costs.append(cost)
+            costs.append((cost, candidate, book))
             if cost < cheapest:
                 cheapest, second, best = cost, cheapest, candidate
             elif cost < second:
                 second = cost
         bound = cheapest * _NEAR
-        if second > bound:
-            return best
-        return self._emptiest(
-            [bid[3:] for cost, bid in zip(costs, bids, strict=True) if cost <= bound]
-        )
+        return best if second > bound else self._emptiest(costs, bound)
 
     def begin(self, backend: Candidate, demand: Demand, now: float) -> _Ticket:
         """Count what is sent to ``backend``, and expect it in its cache from now on."""
@@ -176,10 +172,13 @@ class PrefixCache:
             bids.append((due, wait, weight, candidate, book))
         return bids, own, least, behind
 
-    def _emptiest(self, near: Sequence[tuple[Candidate, _Book]]) -> Candidate:
+    def _emptiest(self, costs: Sequence[tuple[float, Candidate, _Book]], bound: float) -> Candidate:
+        """Any of the emptiest of those that cost at most ``bound``."""
         least = _INFINITE
         emptiest: list[Candidate] = []
-        for candidate, book in near:
+        for cost, candidate, book in costs:
+            if cost > bound:
+                continue
             fill = round(_CACHE_STEPS * book.fill())
             if fill < least:
                 least, emptiest = fill, [candidate]
@@ -248,7 +247,10 @@ class _Book:
 
     def fill(self) -> float:
         """How full its cache is, 0..1: the more of what it said and what it was sent since."""
-        return max(self._told_fill, self.index.fill)
+        told, held = self._told_fill, self.index.fill
+        if told > held:
+            return told
+        return held
 
     def report(self, predicted: float, actual: float) -> None:
         """It had ``actual`` of a prompt cached, 0..1, where the index said ``predicted``."""
