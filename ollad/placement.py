@@ -238,9 +238,8 @@ def _reader(routing: Routing) -> PromptReader | None:
 
 def _candidates(pool: Pool, call: Call) -> Sequence[Backend]:
     """The backends in service that can answer ``call``."""
-    candidates: Sequence[Backend] = (
-        pool.routable() if call.model is None else pool.serving(call.model)
-    )
+    model = call.model
+    candidates: Sequence[Backend] = pool.routable() if model is None else pool.serving(model)
     pinned, suits = call.pinned, call.suits
     if pinned is not None:
         candidates = [backend for backend in candidates if backend.name == pinned]

@@ -30,9 +30,11 @@ class Demand(NamedTuple):
 
     def prefix_tokens(self, blocks: int) -> float:
         """Estimated tokens of the first ``blocks`` blocks, at most those of the prompt."""
-        covered = span(blocks, self.doubling) * self.block_tokens
-        if covered > self.tokens:
-            return self.tokens
+        _, tokens, block_tokens, doubling, _ = self
+        length = blocks if blocks <= 2 * doubling else span(blocks, doubling)
+        covered = length * block_tokens
+        if covered > tokens:
+            return tokens
         return covered
 
 

@@ -75,17 +75,19 @@ class PrefixCache:
         """Choose the cheapest; of those as good the one with the emptier cache, then any."""
         if len(candidates) == 1:
             return candidates[0]
-        bids, own, least, behind = self._bids(candidates, demand, now)
+        bids, least, behind = self._bids(candidates, demand, now)
         if not bids:
             return min(candidates, key=_in_flight)
-        surcharge = self._price - 1.0
-        least_own = min(least, own)
+        own = least_own = -1.0
         cheapest = second = _INFINITE
         costs = []
         for due, wait, weight, candidate, book in bids:
             cost = wait
             if due > least:
-                cost += surcharge * (min(due, own) - least_own)
+                if own < 0.0:
+                    own = self._own(demand)
+                    least_own = min(least, own)
+                cost += (self._price - 1.0) * (min(due, own) - least_own)
                 cost += behind * (due - least)
             cost /= weight
             costs.append((cost, candidate, book))
@@ -101,12 +103,12 @@ class PrefixCache:
         book = self._books.get(backend.name)
         if book is None or book.snapshot is not backend.snapshot:
             book = self._book(backend, now)
-        chain = demand.chain
+        chain, tokens, _, _, silent = demand
         if book.asked is demand:
             believed = book.believed
         else:
             believed = demand.prefix_tokens(book.index.match(chain))
-        due = book.ledger.begin(demand.tokens - believed * book.confidence, now, demand.silent)
+        due = book.ledger.begin(tokens - believed * book.confidence, now, silent)
         if chain and book.caches:
             book.asked = None
             book.index.add(chain, demand)
@@ -137,18 +139,15 @@ class PrefixCache:
 
     def _bids(
         self, candidates: Sequence[Candidate], demand: Demand, now: float
-    ) -> tuple[list[_Bid], float, float, float]:
-        """What each candidate of some weight offers, and what it is compared with.
+    ) -> tuple[list[_Bid], float, float]:
+        """What each candidate of some weight offers.
 
         Returns:
-            The bids; the tokens of the prompt that few requests have in common; the least tokens
-            due at any of the candidates; the least requests that wait at any.
+            The bids; the least tokens due at any of them; the least requests that wait at any.
         """
         chain, tokens = demand.chain, demand.tokens
-        matched = self._popularity.popular(chain)
-        prefix = demand.prefix_tokens(matched)
-        own = tokens - prefix
         books = self._books
+        matched, prefix = 0, 0.0
         least = behind = _INFINITE
         bids: list[_Bid] = []
         for candidate in candidates:
@@ -170,7 +169,11 @@ class PrefixCache:
             if ledger.waiting < behind:  # noqa: PLR1730 - as above
                 behind = ledger.waiting
             bids.append((due, wait, weight, candidate, book))
-        return bids, own, least, behind
+        return bids, least, behind
+
+    def _own(self, demand: Demand) -> float:
+        """Tokens of a prompt that few requests have in common."""
+        return demand.tokens - demand.prefix_tokens(self._popularity.popular(demand.chain))
 
     def _emptiest(self, costs: Sequence[tuple[float, Candidate, _Book]], bound: float) -> Candidate:
         """Any of the emptiest of those that cost at most ``bound``."""
