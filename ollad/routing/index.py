@@ -39,6 +39,8 @@ def matching(chain: tuple[int, ...], held: Container[int], guess: int = 0) -> in
     blocks = len(chain)
     if (guess == blocks or chain[guess] not in held) and (guess == 0 or chain[guess - 1] in held):
         return guess
+    if chain[0] not in held:
+        return 0
     # last block first, what is held is at the end, where bisection in C finds it
     return blocks - bisect_left(chain[::-1], True, key=held.__contains__)
 
