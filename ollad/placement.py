@@ -123,7 +123,7 @@ class Placement:
         target = call.target
         if "?" in target:
             target = target.partition("?")[0]
-        return reader.read(target, document, model=call.model, size=len(call.body))
+        return reader.read(target, document, call.model, len(call.body))
 
     async def take(
         self,

@@ -92,18 +92,29 @@ class PrefixIndex:
         matched = matching(chain, young, guess)
         return matching(chain, old, guess) if chain[matched] in old else matched
 
-    def add(self, chain: tuple[int, ...], demand: Demand) -> None:
-        """Take note that the backend computes ``chain``, cut into blocks as ``demand`` is."""
+    def add(self, chain: tuple[int, ...], demand: Demand, answer: tuple[int, ...] = ()) -> None:
+        """Take note that the backend computes ``chain`` and then ``answer``.
+
+        Args:
+            chain: the first blocks.
+            demand: how the blocks are cut.
+            answer: the blocks after them.
+        """
         young = self._young
         before = len(young)
         if self._young_tokens >= self.capacity or 2 * before >= self.max_blocks:
             self._old, self._old_tokens = young, self._young_tokens
             self._young, self._young_tokens = set(), 0.0
             young, before = self._young, 0
+        new = chain
         if not chain or chain[-1] in young:
-            return
-        young.update(chain)
-        blocks = len(chain)
+            if not answer or answer[-1] in young:
+                return
+            new = answer
+        elif answer:
+            new = chain + answer
+        young.update(new)
+        blocks = len(chain) + len(answer)
         known = blocks - (len(young) - before)
         added = span(blocks, demand.doubling) - span(known, demand.doubling)
         self._young_tokens += added * demand.block_tokens

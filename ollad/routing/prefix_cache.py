@@ -304,4 +304,4 @@ class _Ticket:
             book.report(self._believed / demand.tokens, cached_tokens / prompt_tokens)
         if answer and book.caches:
             book.asked = None
-            book.index.add(demand.chain + answer, demand)
+            book.index.add(demand.chain, demand, answer)

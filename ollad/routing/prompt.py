@@ -91,7 +91,7 @@ class PromptReader:
         self._block_bytes = block_bytes
 
     def read(
-        self, target: str, document: Mapping[str, Any], *, model: str | None, size: int
+        self, target: str, document: Mapping[str, Any], model: str | None, size: int
     ) -> Prompt:
         """Read the prompt of a request.
 
