@@ -90,6 +90,7 @@ class PrefixIndex:
         if not chain or chain[-1] in young:
             return len(chain)
         matched = matching(chain, young, guess)
+        # the other generation holds more of it only if it holds the next block
         return matching(chain, old, guess) if chain[matched] in old else matched
 
     def add(self, chain: tuple[int, ...], demand: Demand, answer: tuple[int, ...] = ()) -> None:
@@ -106,6 +107,7 @@ class PrefixIndex:
             self._old, self._old_tokens = young, self._young_tokens
             self._young, self._young_tokens = set(), 0.0
             young, before = self._young, 0
+        # what holds the last block of a chain holds all of it
         new = chain
         if not chain or chain[-1] in young:
             if not answer or answer[-1] in young:

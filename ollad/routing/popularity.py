@@ -38,6 +38,7 @@ class Popularity:
         if 2 * len(young) >= self._max_blocks:
             self._old, young = young, Counter()
             self._young = young
+        # what is popular stays so as long as it is in a generation, however often it is seen
         if chain and young.get(chain[-1], 0) < self._threshold:
             young.update(chain)
 

@@ -84,7 +84,7 @@ class PrefixCache:
         for due, wait, weight, candidate, book in bids:
             cost = wait
             if due > least:
-                if own < 0.0:
+                if own < 0.0:  # mostly it is the same everywhere, and need not be known
                     own = self._own(demand)
                     least_own = min(least, own)
                 cost += (self._price - 1.0) * (min(due, own) - least_own)
