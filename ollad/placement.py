@@ -117,10 +117,13 @@ class Placement:
 
     def read(self, call: Call) -> Prompt:
         """The prompt of ``call``, as far as the policy cares."""
-        if self._reader is None or call.document is None:
+        reader, document = self._reader, call.document
+        if reader is None or document is None:
             return NO_PROMPT
-        target = call.target.partition("?")[0]
-        return self._reader.read(target, call.document, model=call.model, size=len(call.body))
+        target = call.target
+        if "?" in target:
+            target = target.partition("?")[0]
+        return reader.read(target, document, call.model, len(call.body))
 
     async def take(
         self,
@@ -183,7 +186,8 @@ class Placement:
         Raises:
             UnavailableError: there is no such backend.
         """
-        now = self._clock()
+        clock = self._clock
+        now = clock()
         candidates = _candidates(pool, call)
         if tried:
             candidates = [backend for backend in candidates if backend not in tried]
@@ -194,20 +198,23 @@ class Placement:
                 code=_NOBODY,
             )
         alone = len(candidates) == 1
-        if now < self.conduct.wary_until:
+        conduct = self.conduct
+        if now < conduct.wary_until:
             candidates = eligible(candidates, now)
         if pool.limited:
             candidates = [backend for backend in candidates if backend.in_flight < backend.limit]
             if not candidates:
                 return None
-        if now < self.conduct.overloaded_until:
+        if now < conduct.overloaded_until:
             candidates = self._sparing(candidates, now)
+        policy = self._policy
         # the protocol of policies knows of a backend what they read of it
-        backend: Backend = self._policy.pick(candidates, demand, now)  # type: ignore[assignment]
+        backend: Backend = policy.pick(candidates, demand, now)  # type: ignore[assignment]
         backend.in_flight += 1
-        if not backend.breaker.closed:
-            backend.breaker.tried(now)
-        return Place(backend, self._policy.begin(backend, demand, now), now, alone)
+        breaker = backend.breaker
+        if breaker.until:  # it is not closed
+            breaker.tried(now)
+        return Place(backend, policy.begin(backend, demand, now), now, alone)
 
     def _sparing(self, candidates: Sequence[Backend], now: float) -> Sequence[Backend]:
         """Leave overloaded backends out, most of the time and as long as there are others.
@@ -231,9 +238,8 @@ def _reader(routing: Routing) -> PromptReader | None:
 
 def _candidates(pool: Pool, call: Call) -> Sequence[Backend]:
     """The backends in service that can answer ``call``."""
-    candidates: Sequence[Backend] = (
-        pool.routable() if call.model is None else pool.serving(call.model)
-    )
+    model = call.model
+    candidates: Sequence[Backend] = pool.routable() if model is None else pool.serving(model)
     pinned, suits = call.pinned, call.suits
     if pinned is not None:
         candidates = [backend for backend in candidates if backend.name == pinned]

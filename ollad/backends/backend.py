@@ -54,6 +54,7 @@ class Backend:
         "_models",
         "_pools",
         "_snapshot",
+        "_weight",
         "breaker",
         "endpoint",
         "in_flight",
@@ -71,6 +72,7 @@ class Backend:
         self.breaker = Breaker()
         self._snapshot = Snapshot()
         self._drained_at: float | None = None
+        self._weight = 0.0
         self._models: frozenset[str] = frozenset()
         self._pools: WeakSet[Watcher] = WeakSet()
         self._lacks: set[str] = set()
@@ -91,8 +93,7 @@ class Backend:
     def snapshot(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self._models = frozenset(snapshot.model_ids)
-        for pool in self._pools:
-            pool.backend_changed()
+        self._changed()
 
     @property
     def drained_at(self) -> float | None:
@@ -102,8 +103,7 @@ class Backend:
     @drained_at.setter
     def drained_at(self, since: float | None) -> None:
         self._drained_at = since
-        for pool in self._pools:
-            pool.backend_changed()
+        self._changed()
 
     def watch(self, pool: Watcher) -> None:
         """Tell ``pool`` of every change of who takes requests, as long as it is in use."""
@@ -134,7 +134,7 @@ class Backend:
 
     def weight(self, now: float) -> float:
         """Its weight, 0..1, at monotonic time ``now``, overload included."""
-        weight = 0.0 if self.drained_at is not None else self.snapshot.weight
+        weight = self._weight
         return weight * OVERLOAD_WEIGHT if now < self.overloaded_until else weight
 
     def serves(self, model: str) -> bool:
@@ -155,3 +155,8 @@ class Backend:
             self._lacks.clear()
             self._lacks_incarnation = incarnation
         self._lacks.add(route)
+
+    def _changed(self) -> None:
+        self._weight = self._snapshot.weight if self._drained_at is None else 0.0
+        for pool in self._pools:
+            pool.backend_changed()

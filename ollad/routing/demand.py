@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 __all__ = ["UNKNOWN", "Demand", "span"]
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(NamedTuple):
     """The prompt of a request, as far as routing cares.
 
     Attributes:
@@ -32,7 +30,12 @@ class Demand:
 
     def prefix_tokens(self, blocks: int) -> float:
         """Estimated tokens of the first ``blocks`` blocks, at most those of the prompt."""
-        return min(self.tokens, span(blocks, self.doubling) * self.block_tokens)
+        _, tokens, block_tokens, doubling, _ = self
+        length = blocks if blocks <= 2 * doubling else span(blocks, doubling)
+        covered = length * block_tokens
+        if covered > tokens:
+            return tokens
+        return covered
 
 
 def span(blocks: int, doubling: int) -> int:
@@ -42,7 +45,7 @@ def span(blocks: int, doubling: int) -> int:
     next ``doubling`` four times, and so on.
     """
     beyond = blocks - 2 * doubling
-    if doubling == 0 or beyond <= 0:
+    if beyond <= 0 or doubling == 0:
         return blocks
     octave, rest = divmod(beyond, doubling)
     return (2 * doubling + 2 * rest) << octave

@@ -28,14 +28,21 @@ _HASH_BYTES: Final = 48
 """Memory of a hash as an int: three digits of 30 bits, rounded up by the allocator."""
 
 
-def matching(backwards: tuple[int, ...], held: Container[int]) -> int:
+def matching(chain: tuple[int, ...], held: Container[int], guess: int = 0) -> int:
     """How many first blocks of a chain are in ``held``, which has no block without its prefix.
 
     Args:
-        backwards: the chain, last block first, so that what is held is at its end.
-        held: the blocks.
+        chain: the blocks of a prompt.
+        held: blocks.
+        guess: what it may be, which is tried first; at most the length of the chain.
     """
-    return len(backwards) - bisect_left(backwards, True, key=held.__contains__)
+    blocks = len(chain)
+    if (guess == blocks or chain[guess] not in held) and (guess == 0 or chain[guess - 1] in held):
+        return guess
+    if chain[0] not in held:
+        return 0
+    # last block first, what is held is at the end, where bisection in C finds it
+    return blocks - bisect_left(chain[::-1], True, key=held.__contains__)
 
 
 class PrefixIndex:
@@ -70,25 +77,46 @@ class PrefixIndex:
     def fill(self) -> float:
         """Tokens held as a share of the capacity, at most 1."""
         tokens = self._young_tokens + self._old_tokens
-        return min(1.0, tokens / self.capacity)
+        return tokens / self.capacity if tokens < self.capacity else 1.0
 
-    def match(self, backwards: tuple[int, ...]) -> int:
-        """How many first blocks of a chain, given last block first, are believed to be cached."""
-        matched = matching(backwards, self._young)
-        if matched == len(backwards) or not self._old:
-            return matched
-        return max(matched, matching(backwards, self._old))
+    def match(self, chain: tuple[int, ...], guess: int = 0) -> int:
+        """How many first blocks of a chain are believed to be cached.
 
-    def add(self, chain: tuple[int, ...], demand: Demand) -> None:
-        """Take note that the backend computes ``chain``, cut into blocks as ``demand`` is."""
+        Args:
+            chain: the blocks of a prompt.
+            guess: what it may be, such as what another index has; at most the chain's length.
+        """
+        young, old = self._young, self._old
+        if not chain or chain[-1] in young:
+            return len(chain)
+        matched = matching(chain, young, guess)
+        # the other generation holds more of it only if it holds the next block
+        return matching(chain, old, guess) if chain[matched] in old else matched
+
+    def add(self, chain: tuple[int, ...], demand: Demand, answer: tuple[int, ...] = ()) -> None:
+        """Take note that the backend computes ``chain`` and then ``answer``.
+
+        Args:
+            chain: the first blocks.
+            demand: how the blocks are cut.
+            answer: the blocks after them.
+        """
         young = self._young
-        if self._young_tokens >= self.capacity or 2 * len(young) >= self.max_blocks:
+        before = len(young)
+        if self._young_tokens >= self.capacity or 2 * before >= self.max_blocks:
             self._old, self._old_tokens = young, self._young_tokens
             self._young, self._young_tokens = set(), 0.0
-            young = self._young
-        before = len(young)
-        young.update(chain)
-        blocks = len(chain)
+            young, before = self._young, 0
+        # what holds the last block of a chain holds all of it
+        new = chain
+        if not chain or chain[-1] in young:
+            if not answer or answer[-1] in young:
+                return
+            new = answer
+        elif answer:
+            new = chain + answer
+        young.update(new)
+        blocks = len(chain) + len(answer)
         known = blocks - (len(young) - before)
         added = span(blocks, demand.doubling) - span(known, demand.doubling)
         self._young_tokens += added * demand.block_tokens

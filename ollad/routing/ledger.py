@@ -69,8 +69,13 @@ class Ledger:
     def pending(self, now: float) -> float:
         """Tokens due at monotonic ``now``."""
         silent = self._silent
-        while silent and (silent[0].released or silent[0].over <= now):
-            self._release(silent.popleft())
+        while silent:
+            due = silent[0]
+            if not due.released:
+                if due.over > now:
+                    break
+                self._release(due)
+            silent.popleft()
         if self._polled:
             polled = self._polled - self.rate * (now - self._polled_at)
             if polled > self._tokens:
@@ -79,7 +84,7 @@ class Ledger:
                 self._polled = 0.0
         return self._tokens
 
-    def begin(self, tokens: float, now: float, *, silent: bool) -> Due:
+    def begin(self, tokens: float, now: float, silent: bool) -> Due:
         """Count ``tokens`` of a request sent at ``now``.
 
         Args:
@@ -98,13 +103,9 @@ class Ledger:
 
     def prefilled(self, due: Due, now: float) -> None:
         """The first byte came: ``due`` and all that was ahead of it was prefilled by ``now``."""
-        if due.released:
-            return
-        self._release(due)
-        if due.ahead >= _TELLING and now > due.begun:
-            self._learn(due.ahead / (now - due.begun))
+        self.end(due, now, answered=True)
 
-    def end(self, due: Due, now: float, *, answered: bool) -> None:
+    def end(self, due: Due, now: float, answered: bool) -> None:
         """Nothing is due for it any more.
 
         Args:
@@ -113,18 +114,19 @@ class Ledger:
             answered: whether the backend has done all of it, so that one that was done before it
                 was expected shows a faster backend.
         """
-        if answered:
-            self.prefilled(due, now)
-        else:
-            self._release(due)
-
-    def _release(self, due: Due) -> None:
         if due.released:
             return
+        self._release(due)
+        ahead = due.ahead
+        if answered and ahead >= _TELLING and now > due.begun:
+            self._learn(ahead / (now - due.begun))
+
+    def _release(self, due: Due) -> None:
         due.released = True
-        self.waiting -= 1
+        self.waiting = waiting = self.waiting - 1
         # nothing is due when nobody waits, whatever rounding has left
-        self._tokens = max(0.0, self._tokens - due.tokens) if self.waiting else 0.0
+        left = self._tokens - due.tokens
+        self._tokens = left if waiting and left > 0.0 else 0.0
 
     def _learn(self, rate: float) -> None:
         self.rate += _LEARNING * (min(_FASTEST, max(_SLOWEST, rate)) - self.rate)

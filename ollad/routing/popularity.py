@@ -13,7 +13,8 @@ _MAX_BLOCKS: Final = 1 << 17
 class Popularity:
     """Counts sightings of blocks, forgetting those of long ago.
 
-    Two generations of counts: when the younger one is full the older one is dropped.
+    Two generations of counts: when the younger one is full the older one is dropped. A block is
+    seen no more often than the block before it, in each of them.
 
     Args:
         threshold: sightings after which a block is popular.
@@ -32,22 +33,31 @@ class Popularity:
         return len(self._young) + len(self._old)
 
     def see(self, chain: tuple[int, ...]) -> None:
-        """Count each block of ``chain`` once more."""
-        if 2 * len(self._young) >= self._max_blocks:
-            self._old, self._young = self._young, Counter()
-        self._young.update(chain)
+        """Count each block of ``chain`` once more, unless all of them are popular already."""
+        young = self._young
+        if 2 * len(young) >= self._max_blocks:
+            self._old, young = young, Counter()
+            self._young = young
+        # what is popular stays so as long as it is in a generation, however often it is seen
+        if chain and young.get(chain[-1], 0) < self._threshold:
+            young.update(chain)
 
     def popular(self, chain: tuple[int, ...]) -> int:
-        """How many first blocks of ``chain`` are popular.
-
-        A block is seen no more often than the block before it, so they are found by bisection.
-        """
-        young, old, threshold = self._young.get, self._old.get, self._threshold
+        """How many first blocks of ``chain`` are popular, found by bisection."""
+        if not chain:
+            return 0
+        young, old, threshold = self._young, self._old, self._threshold
         low, high = 0, len(chain)
+        block = chain[-1]
+        if young.get(block, 0) + old.get(block, 0) >= threshold:
+            return high
+        block = chain[0]
+        if young.get(block, 0) + old.get(block, 0) < threshold:
+            return low
         while low < high:
             middle = (low + high) >> 1
             block = chain[middle]
-            if young(block, 0) + old(block, 0) >= threshold:
+            if young.get(block, 0) + old.get(block, 0) >= threshold:
                 low = middle + 1
             else:
                 high = middle

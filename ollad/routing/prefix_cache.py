@@ -20,8 +20,7 @@ popular, and to pay more for leaving it would make its queue longer still.
 
 from __future__ import annotations
 
-from operator import itemgetter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ollad.routing.index import PrefixIndex
 from ollad.routing.ledger import Ledger
@@ -74,46 +73,44 @@ class PrefixCache:
 
     def pick(self, candidates: Sequence[Candidate], demand: Demand, now: float) -> Candidate:
         """Choose the cheapest; of those as good the one with the emptier cache, then any."""
-        tokens = demand.tokens
-        backwards = demand.chain[::-1]
-        own = tokens - demand.prefix_tokens(self._popularity.popular(demand.chain))
-        surcharge = self._price - 1.0
-        matched, prefix = 0, 0.0
-        bids = []
-        for candidate in candidates:
-            weight = candidate.weight(now)
-            if weight <= 0:
-                continue
-            book = self._book(candidate, now)
-            found = book.index.match(backwards)
-            if found != matched:
-                matched, prefix = found, demand.prefix_tokens(found)
-            due = tokens - prefix * book.confidence
-            ahead = book.ledger.pending(now) + _IN_FLIGHT_TOKENS * candidate.in_flight
-            bids.append((due, ahead, book.ledger.waiting, weight, candidate))
+        if len(candidates) == 1:
+            return candidates[0]
+        bids, least, behind = self._bids(candidates, demand, now)
         if not bids:
             return min(candidates, key=_in_flight)
-        least = min(bids, key=_due)[0]
-        least_own = min(least, own)
-        behind = min(bids, key=_waiting)[2]
-        costs = [
-            (ahead + due + surcharge * (min(due, own) - least_own) + behind * (due - least))
-            / weight
-            for due, ahead, _, weight, _ in bids
-        ]
-        bound = min(costs) * _NEAR
-        near = [bid[-1] for cost, bid in zip(costs, bids, strict=True) if cost <= bound]
-        return near[0] if len(near) == 1 else self._emptiest(near)
+        own = least_own = -1.0
+        cheapest = second = _INFINITE
+        costs = []
+        for due, wait, weight, candidate, book in bids:
+            cost = wait
+            if due > least:
+                if own < 0.0:  # mostly it is the same everywhere, and need not be known
+                    own = self._own(demand)
+                    least_own = min(least, own)
+                cost += (self._price - 1.0) * (min(due, own) - least_own)
+                cost += behind * (due - least)
+            cost /= weight
+            costs.append((cost, candidate, book))
+            if cost < cheapest:
+                cheapest, second, best = cost, cheapest, candidate
+            elif cost < second:
+                second = cost
+        bound = cheapest * _NEAR
+        return best if second > bound else self._emptiest(costs, bound)
 
     def begin(self, backend: Candidate, demand: Demand, now: float) -> _Ticket:
         """Count what is sent to ``backend``, and expect it in its cache from now on."""
-        book = self._book(backend, now)
-        chain = demand.chain
-        believed = demand.prefix_tokens(book.index.match(chain[::-1]))
-        due = book.ledger.begin(
-            demand.tokens - believed * book.confidence, now, silent=demand.silent
-        )
+        book = self._books.get(backend.name)
+        if book is None or book.snapshot is not backend.snapshot:
+            book = self._book(backend, now)
+        chain, tokens, _, _, silent = demand
+        if book.asked is demand:
+            believed = book.believed
+        else:
+            believed = demand.prefix_tokens(book.index.match(chain))
+        due = book.ledger.begin(tokens - believed * book.confidence, now, silent)
         if chain and book.caches:
+            book.asked = None
             book.index.add(chain, demand)
             self._popularity.see(chain)
         return _Ticket(book, due, demand, believed)
@@ -140,15 +137,61 @@ class PrefixCache:
         for book in self._books.values():
             book.index.max_blocks = _MAX_BLOCKS // len(self._books)
 
-    def _emptiest(self, near: Sequence[Candidate]) -> Candidate:
-        fills = [round(_CACHE_STEPS * self._books[backend.name].fill()) for backend in near]
-        least = min(fills)
-        emptiest = [backend for backend, fill in zip(near, fills, strict=True) if fill == least]
+    def _bids(
+        self, candidates: Sequence[Candidate], demand: Demand, now: float
+    ) -> tuple[list[_Bid], float, float]:
+        """What each candidate of some weight offers.
+
+        Returns:
+            The bids; the least tokens due at any of them; the least requests that wait at any.
+        """
+        chain, tokens = demand.chain, demand.tokens
+        books = self._books
+        matched, prefix = 0, 0.0
+        least = behind = _INFINITE
+        bids: list[_Bid] = []
+        for candidate in candidates:
+            weight = candidate.weight(now)
+            if weight <= 0:
+                continue
+            book = books.get(candidate.name)
+            if book is None or book.snapshot is not candidate.snapshot:
+                book = self._book(candidate, now)
+            found = book.index.match(chain, matched)
+            if found != matched:
+                matched, prefix = found, demand.prefix_tokens(found)
+            book.asked, book.believed = demand, prefix
+            due = tokens - prefix * book.confidence
+            if due < least:  # noqa: PLR1730 - in here a call of min() is a tenth of the work
+                least = due
+            ledger = book.ledger
+            wait = ledger.pending(now) + _IN_FLIGHT_TOKENS * candidate.in_flight + due
+            if ledger.waiting < behind:  # noqa: PLR1730 - as above
+                behind = ledger.waiting
+            bids.append((due, wait, weight, candidate, book))
+        return bids, least, behind
+
+    def _own(self, demand: Demand) -> float:
+        """Tokens of a prompt that few requests have in common."""
+        return demand.tokens - demand.prefix_tokens(self._popularity.popular(demand.chain))
+
+    def _emptiest(self, costs: Sequence[tuple[float, Candidate, _Book]], bound: float) -> Candidate:
+        """Any of the emptiest of those that cost at most ``bound``."""
+        least = _INFINITE
+        emptiest: list[Candidate] = []
+        for cost, candidate, book in costs:
+            if cost > bound:
+                continue
+            fill = round(_CACHE_STEPS * book.fill())
+            if fill < least:
+                least, emptiest = fill, [candidate]
+            elif fill == least:
+                emptiest.append(candidate)
         return emptiest[int(self._random() * len(emptiest))]
 
 
-_due = itemgetter(0)
-_waiting = itemgetter(2)
+_Bid: TypeAlias = "tuple[float, float, float, Candidate, _Book]"
+"""Tokens that would be due, and with them what is ahead; the backend's weight, it, its book."""
 
 
 def _in_flight(backend: Candidate) -> int:
@@ -156,9 +199,29 @@ def _in_flight(backend: Candidate) -> int:
 
 
 class _Book:
-    """What is kept of one backend."""
+    """What is kept of one backend.
 
-    __slots__ = ("_incarnation", "caches", "confidence", "index", "ledger", "snapshot")
+    Attributes:
+        snapshot: what was taken in last of what the health task saw.
+        index: what is believed to be in its cache.
+        ledger: what it has to prefill yet.
+        confidence: how far the index is believed, 0..1.
+        caches: whether it has a radix cache.
+        asked: the demand that was looked up last, until the index changes.
+        believed: tokens of it that are believed to be cached.
+    """
+
+    __slots__ = (
+        "_incarnation",
+        "_told_fill",
+        "asked",
+        "believed",
+        "caches",
+        "confidence",
+        "index",
+        "ledger",
+        "snapshot",
+    )
 
     def __init__(self) -> None:
         self.snapshot: Snapshot | None = None
@@ -167,6 +230,9 @@ class _Book:
         self.confidence = 1.0
         self.caches = True
         self._incarnation: str | None = None
+        self._told_fill = 0.0
+        self.asked: Demand | None = None
+        self.believed = 0.0
 
     def learn(self, snapshot: Snapshot, now: float) -> None:
         """Take in what the health task saw."""
@@ -176,14 +242,18 @@ class _Book:
         if engine.incarnation is not None and engine.incarnation != self._incarnation:
             self._incarnation = engine.incarnation
             self.index.clear()
+            self.asked = None
             self.confidence = 1.0
+        self._told_fill = load.radix_usage or 0.0
         self.index.capacity = load.kv_tokens or _USUAL_KV_TOKENS
         self.ledger.correct(load.waiting_uncached_tokens or 0, now)
 
     def fill(self) -> float:
         """How full its cache is, 0..1: the more of what it said and what it was sent since."""
-        known = self.snapshot.load.radix_usage if self.snapshot is not None else None
-        return max(known or 0.0, self.index.fill)
+        told, held = self._told_fill, self.index.fill
+        if told > held:
+            return told
+        return held
 
     def report(self, predicted: float, actual: float) -> None:
         """It had ``actual`` of a prompt cached, 0..1, where the index said ``predicted``."""
@@ -229,8 +299,9 @@ class _Ticket:
             return
         self._ended = True
         book, demand = self._book, self._demand
-        book.ledger.end(self._due, now, answered=prompt_tokens is not None)
+        book.ledger.end(self._due, now, prompt_tokens is not None)
         if prompt_tokens and cached_tokens is not None and self._believed >= _TELLING_TOKENS:
             book.report(self._believed / demand.tokens, cached_tokens / prompt_tokens)
         if answer and book.caches:
-            book.index.add((*demand.chain, *answer), demand)
+            book.asked = None
+            book.index.add(demand.chain, demand, answer)

@@ -7,7 +7,8 @@ collide; if they did, a request would be routed less well, no more.
 
 from __future__ import annotations
 
-import struct
+from functools import lru_cache
+from struct import Struct, iter_unpack
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -76,8 +77,7 @@ class Prompt:
             return ()
         data = self._tail + answer_text(message).encode("utf-8", "surrogatepass")
         first = len(self.demand.chain)
-        hashes, _ = _hash(self._last, data, self._block_bytes, first)
-        return tuple(hashes)
+        return _hash(self._last, data, self._block_bytes, first)[0]
 
 
 class PromptReader:
@@ -91,7 +91,7 @@ class PromptReader:
         self._block_bytes = block_bytes
 
     def read(
-        self, target: str, document: Mapping[str, Any], *, model: str | None, size: int
+        self, target: str, document: Mapping[str, Any], model: str | None, size: int
     ) -> Prompt:
         """Read the prompt of a request.
 
@@ -113,22 +113,18 @@ class PromptReader:
             worth = size / _BYTES_PER_TOKEN if target in _EMBEDDINGS else 0.0
             return Prompt(Demand((), worth, 1.0, silent=silent), 0, b"", 0)
         get = document.get
-        seed = hash(
-            (
-                kind,
-                model,
-                _text(get("lora_path")),
-                _text(get("cache_salt")),
-                _text(get("extra_key")),
-            )
-        )
-        hashes, used = _hash(seed, data, self._block_bytes, 0)
-        chain = tuple(hashes)
-        block_tokens = tokens * self._block_bytes / length if length else 1.0
+        adapter, salt, key = get("lora_path"), get("cache_salt"), get("extra_key")
+        if adapter is None and salt is None and key is None:
+            seed = hash((kind, model, None, None, None))
+        else:
+            seed = hash((kind, model, _text(adapter), _text(salt), _text(key)))
+        block_bytes = self._block_bytes
+        chain, used = _hash(seed, data, block_bytes, 0)
+        block_tokens = tokens * block_bytes / length if length else 1.0
         demand = Demand(chain, tokens, block_tokens, _DOUBLING, silent)
         if len(data) >= _LONGEST:  # it is not known to its end, so neither is what follows
             return Prompt(demand, 0, b"", 0)
-        return Prompt(demand, chain[-1] if chain else seed, data[used:], self._block_bytes)
+        return Prompt(demand, chain[-1] if chain else seed, data[used:], block_bytes)
 
 
 def _octets(pieces: list[str]) -> tuple[bytes, float]:
@@ -169,7 +165,7 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _hash(last: int, data: bytes, block_bytes: int, first: int) -> tuple[list[int], int]:
+def _hash(last: int, data: bytes, block_bytes: int, first: int) -> tuple[tuple[int, ...], int]:
     """Hash the whole blocks of ``data``, the first of which is block number ``first``.
 
     Args:
@@ -181,8 +177,14 @@ def _hash(last: int, data: bytes, block_bytes: int, first: int) -> tuple[list[in
     Returns:
         The hashes, and how many bytes they cover.
     """
-    view = memoryview(data)[:_LONGEST]
     hashes: list[int] = []
+    blocks = len(data) // block_bytes
+    if first + blocks < 2 * _DOUBLING:
+        for block in _blocks(block_bytes, blocks).unpack_from(data):
+            last = hash((last, block))
+            hashes.append(last)
+        return tuple(hashes), blocks * block_bytes
+    view = memoryview(data)[:_LONGEST]
     octave = max(0, first - _DOUBLING) // _DOUBLING
     start = 0
     while True:
@@ -190,11 +192,16 @@ def _hash(last: int, data: bytes, block_bytes: int, first: int) -> tuple[list[in
         room = (octave + 2) * _DOUBLING - first - len(hashes)
         blocks = min(room, (len(view) - start) // size)
         stop = start + blocks * size
-        hashes += [
-            last := hash((last, block))
-            for block in struct.iter_unpack(f"{size}s", view[start:stop])
-        ]
+        for (block,) in iter_unpack(f"{size}s", view[start:stop]):
+            last = hash((last, block))
+            hashes.append(last)
         start = stop
         if blocks < room:
-            return hashes, start
+            return tuple(hashes), start
         octave += 1
+
+
+@lru_cache(maxsize=2 * _DOUBLING)
+def _blocks(size: int, count: int) -> Struct:
+    """Cuts bytes into ``count`` blocks of ``size`` bytes."""
+    return Struct(f"{size}s" * count)

@@ -47,6 +47,15 @@ def test_a_backend_that_is_drained_no_longer_is_as_healthy_as_before() -> None:
     assert backend.weight(0.0) == 1.0
 
 
+def test_what_is_seen_of_a_drained_backend_counts_once_it_is_drained_no_longer() -> None:
+    backend = make_backend()
+    backend.drained_at = 20.0
+    backend.snapshot = make_backend(weight=0.5).snapshot
+    assert backend.weight(0.0) == 0.0
+    backend.drained_at = None
+    assert backend.weight(0.0) == 0.5
+
+
 def test_a_model_is_served_under_exactly_its_id() -> None:
     backend = make_backend(models=("tiny-llama", "org/model"))
     assert backend.serves("org/model")

@@ -18,7 +18,7 @@ def add(index: PrefixIndex, text: str) -> None:
 
 
 def match(index: PrefixIndex, text: str) -> int:
-    return index.match(chain_of(text)[::-1])
+    return index.match(chain_of(text))
 
 
 def common(one: str, other: str) -> int:
@@ -45,7 +45,42 @@ def test_bisection_finds_what_a_walk_would(held: set[str], asked: str) -> None:
         if block not in blocks:
             break
         walked += 1
-    assert matching(chain_of(asked)[::-1], blocks) == walked
+    assert matching(chain_of(asked), blocks) == walked
+
+
+@given(held=st.sets(TEXTS), asked=TEXTS, guess=st.integers(0, 9))
+def test_a_guess_changes_nothing(held: set[str], asked: str, guess: int) -> None:
+    blocks = {block for text in held for block in chain_of(text)}
+    chain = chain_of(asked)
+    assert matching(chain, blocks, min(guess, len(chain))) == matching(chain, blocks)
+
+
+@given(
+    texts=st.lists(st.text("ab", min_size=1, max_size=6), max_size=30),
+    asked=TEXTS,
+    guess=st.integers(0, 9),
+)
+def test_a_guess_changes_nothing_where_there_are_two_generations(
+    texts: list[str], asked: str, guess: int
+) -> None:
+    index = PrefixIndex(4 * BLOCK, UNBOUNDED)
+    for text in texts:
+        add(index, text)
+    chain = chain_of(asked)
+    found = index.match(chain)
+    assert index.match(chain, min(guess, len(chain))) == found
+    assert found == max(matching(chain, held) for held in (index._young, index._old))
+
+
+@given(pairs=st.lists(st.tuples(TEXTS, TEXTS), max_size=30))
+def test_an_answer_is_added_as_if_it_had_been_asked(pairs: list[tuple[str, str]]) -> None:
+    apart, whole = PrefixIndex(9 * BLOCK, UNBOUNDED), PrefixIndex(9 * BLOCK, UNBOUNDED)
+    for prompt, answer in pairs:
+        chain, demand = chain_of(prompt + answer), demand_of(prompt)
+        apart.add(chain[: len(prompt)], demand, chain[len(prompt) :])
+        whole.add(chain, demand)
+        assert (len(apart), apart.fill) == (len(whole), whole.fill)
+        assert match(apart, prompt + answer) == len(chain)
 
 
 @given(texts=st.lists(st.text("abcd", min_size=1, max_size=6), min_size=1, max_size=60))

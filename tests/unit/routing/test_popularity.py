@@ -43,6 +43,26 @@ def test_sightings_of_two_generations_count_together() -> None:
     assert popularity.popular(chain_of("hot")) == 3
 
 
+@given(
+    texts=st.lists(st.text("ab", min_size=1, max_size=4), max_size=60),
+    threshold=st.integers(1, 4),
+)
+def test_what_is_not_counted_any_more_would_have_changed_nothing(
+    texts: list[str], threshold: int
+) -> None:
+    """Against counts of every sighting, in generations of half of what may be counted."""
+    popularity = Popularity(threshold, max_blocks=12)
+    young, old = Counter[int](), Counter[int]()
+    for text in texts:
+        popularity.see(chain_of(text))
+        if 2 * len(young) >= 12:
+            young, old = Counter(), young
+        young.update(chain_of(text))
+        expected = sum(young[block] + old[block] >= threshold for block in chain_of(text))
+        assert popularity.popular(chain_of(text)) == expected
+        assert len(popularity) == len(young) + len(old)
+
+
 def test_the_counts_are_bounded() -> None:
     popularity = Popularity(2, max_blocks=100)
     for number in range(5000):

@@ -209,6 +209,34 @@ class TestWhatIsDue:
         send(chooser, backends[0], "cached and new")
         assert pending(chooser, backends[0]) == len(" and new") * BLOCK
 
+    def test_what_came_into_the_cache_after_the_choice_is_not_due(self) -> None:
+        backends, chooser = fleet(2), policy()
+        demand = demand_of(LONG)
+        chosen = chooser.pick(backends, demand, NOW)
+        backend = next(each for each in backends if each.name == chosen.name)
+        serve(chooser, backend, LONG)
+        chooser.begin(backend, demand, NOW)
+        assert pending(chooser, backend) == 0
+
+    def test_what_was_answered_after_the_choice_is_not_due(self) -> None:
+        backends, chooser = fleet(2), policy()
+        ticket = send(chooser, backends[0], LONG[:30])
+        whole = demand_of(LONG)
+        chooser.pick(backends, whole, NOW)
+        ticket.end(NOW, answer=whole.chain[30:])
+        chooser.begin(backends[0], whole, NOW)
+        assert pending(chooser, backends[0]) == 0
+
+    def test_what_was_lost_after_the_choice_is_due(self) -> None:
+        backends, chooser = fleet(2), policy()
+        engine(backends[0], incarnation="first")
+        serve(chooser, backends[0], LONG)
+        demand = demand_of(LONG)
+        assert chooser.pick(backends, demand, NOW).name == "backend-0"
+        engine(backends[0], incarnation="second")
+        chooser.begin(backends[0], demand, NOW)
+        assert pending(chooser, backends[0]) == demand.tokens
+
     def test_it_is_released_at_the_first_byte_and_once(self) -> None:
         backends, chooser = fleet(1), policy()
         first = send(chooser, backends[0], "first")
@@ -299,11 +327,21 @@ class TestTies:
         loaded(backends[1], radix_usage=0.2)
         assert {pick(chooser, backends, "new") for _ in range(30)} == {"backend-1"}
 
+    def test_a_cache_may_say_that_it_is_more_than_full(self) -> None:
+        backends, chooser = fleet(2), policy()
+        for backend in backends:
+            loaded(backend, radix_usage=1.5)
+        assert pick(chooser, backends, "new") in {"backend-0", "backend-1"}
+
     def test_nearly_equal_fills_are_equal(self) -> None:
         backends, chooser = fleet(2), policy()
         loaded(backends[0], radix_usage=0.51)
         loaded(backends[1], radix_usage=0.5)
         assert {pick(chooser, backends, "new") for _ in range(30)} == {"backend-0", "backend-1"}
+
+    def test_who_is_alone_is_taken_without_dice(self) -> None:
+        chooser = PrefixCache(PrefixSettings(), lambda: 1 / 0)
+        assert chooser.pick(fleet(1), UNKNOWN, NOW).name == "backend-0"
 
     @pytest.mark.parametrize("value", [0.0, 0.999999])
     def test_any_luck_finds_one_of_the_best(self, value: float) -> None:
