@@ -32,7 +32,7 @@ _BRACKET: Final = re.compile(_STRING + rb"|[\[\]{}]", re.DOTALL)
 
 _CONTAINERS: Final = frozenset({dict, list})
 _SHORT: Final = 16 * 1024
-"""Bytes up to which it is quicker to look into a document than to count its brackets."""
+"""Bytes up to which it is quicker to look at all of a document than to count its brackets."""
 
 _KINDS: Final[Mapping[type, str]] = {
     list: "an array",
@@ -67,17 +67,16 @@ def parse_object(body: bytes) -> dict[str, Any]:
 def _may_be_deep(body: bytes, document: dict[str, Any]) -> bool:
     """Whether there is reason to look into all of a document; False is certain.
 
-    Two levels down most requests hold nothing but text. A long one can only be deep if it has
-    more brackets than levels are allowed.
+    Two levels down most requests hold nothing but text. A long one that holds more can only be
+    deep if it has more brackets than levels are allowed, which is quicker to find out than to look
+    at all of it.
     """
-    if len(body) > _SHORT:
-        return _has_brackets(body, MAX_DEPTH + 1)
-    return any(
-        type(inner) is not dict or not _CONTAINERS.isdisjoint(map(type, inner.values()))
-        for value in document.values()
-        if type(value) in _CONTAINERS
-        for inner in (value.values() if type(value) is dict else value)
-    )
+    for value in document.values():
+        if type(value) in _CONTAINERS:
+            for inner in value.values() if type(value) is dict else value:
+                if type(inner) is not dict or not _CONTAINERS.isdisjoint(map(type, inner.values())):
+                    return len(body) <= _SHORT or _has_brackets(body, MAX_DEPTH + 1)
+    return False
 
 
 def _has_brackets(body: bytes, count: int) -> bool:
