@@ -32,8 +32,9 @@ _BYTES_PER_TOKEN: Final = 4.0
 costs are compared with each other."""
 _DOUBLING: Final = 32
 """Blocks after which they double in length: a match is known to about 3 % of its length."""
-_LONGEST: Final = 4 * 1024 * 1024
-"""Bytes of a prompt that are hashed at most; few models take a million tokens."""
+_LONGEST: Final = 1024 * 1024
+"""Bytes of a prompt that are hashed at most, a quarter of a million tokens: prompts that are alike
+for so long belong to the same backend, whatever follows."""
 
 _CHATS: Final[Mapping[str, Callable[[Mapping[str, Any]], list[str]]]] = {
     "/v1/chat/completions": chat_text,
