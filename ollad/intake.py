@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import uuid
 from email.message import Message
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from aiohttp import HttpVersion11
 
+from ollad.bodies import LONG, receive_body
 from ollad.call import Call, Inbound
 from ollad.entrance import check_adapters, salted
 from ollad.errors import (
@@ -105,6 +107,11 @@ def _hold(request: web.Request, size: int) -> None:
 
 async def _rest(request: web.Request, limit: int) -> bytes:
     """What is still to come of a body that has not arrived whole."""
+    length = request.content_length or 0
+    if length >= LONG:
+        body = await receive_body(request, length, partial(_hold, request))
+        if body is not None:
+            return body
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.content.iter_any():

@@ -48,6 +48,7 @@ LAYERS = (
     ("announcement",),
     ("call", "record"),
     ("sglang",),
+    ("bodies",),
     (
         "auth",
         "cors",
