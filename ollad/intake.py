@@ -22,6 +22,8 @@ from ollad.errors import (
     RequestTimeoutError,
     UnsupportedMediaTypeError,
 )
+from ollad.excerpt import LONG as LONG_TEXT
+from ollad.excerpt import read_excerpt
 from ollad.gateway import GATEWAY
 from ollad.headers import shown_header
 from ollad.jsontext import parse_object, replace_members
@@ -181,7 +183,8 @@ async def read_call(
             param="Content-Type",
         )
     body = await read_body(request, runtime.config.server)
-    document = parse_object(body)
+    excerpt = read_excerpt(body) if len(body) >= LONG_TEXT else None
+    document, omitted = (parse_object(body), 0) if excerpt is None else excerpt
     refuse_fields(document)
     if names_media(document):
         check_media(document, runtime.config.media)
@@ -212,6 +215,7 @@ async def read_call(
         rid=rid,
         tenant=record.tenant,
         identity=identity,
+        omitted=omitted,
     )
 
 

@@ -120,7 +120,9 @@ class Placement:
         if self._reader is None or call.document is None:
             return NO_PROMPT
         target = call.target.partition("?")[0]
-        return self._reader.read(target, call.document, model=call.model, size=len(call.body))
+        return self._reader.read(
+            target, call.document, model=call.model, size=len(call.body), omitted=call.omitted
+        )
 
     async def take(
         self,

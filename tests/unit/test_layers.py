@@ -46,7 +46,7 @@ LAYERS = (
     ("routing",),
     ("conversations", "logs"),
     ("announcement",),
-    ("call", "record"),
+    ("call", "excerpt", "record"),
     ("sglang",),
     ("bodies",),
     (
