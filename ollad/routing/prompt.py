@@ -135,9 +135,8 @@ class PromptReader:
         chain = tuple(hashes)
         block_tokens = tokens * self._block_bytes / length if length else 1.0
         demand = Demand(chain, tokens, block_tokens, _DOUBLING, silent)
-        if (
-            len(data) >= _LONGEST or omitted
-        ):  # it is not known to its end, so neither is what follows
+        if omitted or len(data) >= _LONGEST:
+            # it is not known to its end, so neither is what follows
             return Prompt(demand, 0, b"", 0)
         return Prompt(demand, chain[-1] if chain else seed, data[used:], self._block_bytes)
 
