@@ -45,13 +45,15 @@ class Call(NamedTuple):
         target: path and query below the backend's URL.
         body: the bytes to send.
         inbound: the client's side.
-        document: the body parsed, when it is a JSON object.
+        document: the body parsed, when it is a JSON object; of texts that are long, and nobody
+            reads to their end, it may have the beginnings only.
         model: id of the model that the backend must serve, or None for any.
         rid: the client's own ``rid``, which never reaches a backend.
         tenant: whom conversations and affinity belong to.
         identity: ask for a reply without content encoding, since ollad will read it.
         pinned: name of the only backend that can answer, or None.
         suits: what else a backend must be able to do, or None.
+        omitted: bytes of texts that ``document`` is without.
     """
 
     family: str
@@ -66,3 +68,4 @@ class Call(NamedTuple):
     identity: bool = False
     pinned: str | None = None
     suits: Callable[[Backend], bool] | None = None
+    omitted: int = 0

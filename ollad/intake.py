@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import uuid
 from email.message import Message
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from aiohttp import HttpVersion11
 
+from ollad.bodies import LONG, receive_body
 from ollad.call import Call, Inbound
 from ollad.entrance import check_adapters, salted
 from ollad.errors import (
@@ -20,6 +22,8 @@ from ollad.errors import (
     RequestTimeoutError,
     UnsupportedMediaTypeError,
 )
+from ollad.excerpt import LONG as LONG_TEXT
+from ollad.excerpt import read_excerpt
 from ollad.gateway import GATEWAY
 from ollad.headers import shown_header
 from ollad.jsontext import parse_object, replace_members
@@ -105,6 +109,11 @@ def _hold(request: web.Request, size: int) -> None:
 
 async def _rest(request: web.Request, limit: int) -> bytes:
     """What is still to come of a body that has not arrived whole."""
+    length = request.content_length or 0
+    if length >= LONG:
+        body = await receive_body(request, length, partial(_hold, request))
+        if body is not None:
+            return body
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.content.iter_any():
@@ -174,7 +183,8 @@ async def read_call(
             param="Content-Type",
         )
     body = await read_body(request, runtime.config.server)
-    document = parse_object(body)
+    excerpt = read_excerpt(body) if len(body) >= LONG_TEXT else None
+    document, omitted = (parse_object(body), 0) if excerpt is None else excerpt
     refuse_fields(document)
     if names_media(document):
         check_media(document, runtime.config.media)
@@ -205,6 +215,7 @@ async def read_call(
         rid=rid,
         tenant=record.tenant,
         identity=identity,
+        omitted=omitted,
     )
 
 

@@ -39,7 +39,7 @@ _SCALAR: Final = re.compile(rb"[^ \t\n\r,}]+")
 _BRACKET: Final = re.compile(_STRING + rb"|[\[\]{}]", re.DOTALL)
 
 _SHORT: Final = 16 * 1024
-"""Bytes up to which it is quicker to look into a document than to count its brackets."""
+"""Bytes up to which it is quicker to look at all of a document than to count its brackets."""
 
 _KINDS: Final[Mapping[type, str]] = {
     list: "an array",
@@ -94,11 +94,10 @@ def refuse_nesting(body: bytes, document: dict[str, Any]) -> None:
 def _may_be_deep(body: bytes, document: dict[str, Any]) -> bool:
     """Whether there is reason to look into all of a document; False is certain.
 
-    Two levels down most requests hold nothing but text. A long one can only be deep if it has
-    more brackets than levels are allowed.
+    Two levels down most requests hold nothing but text. A long one that holds more can only be
+    deep if it has more brackets than levels are allowed, which is quicker to find out than to look
+    at all of it.
     """
-    if len(body) > _SHORT:
-        return _has_brackets(body, MAX_DEPTH + 1)
     for value in document.values():
         kind = type(value)
         if kind is dict:
@@ -111,9 +110,9 @@ def _may_be_deep(body: bytes, document: dict[str, Any]) -> bool:
                 for child in inner.values():
                     kind = type(child)
                     if kind is not str and (kind is dict or kind is list):
-                        return True
+                        return len(body) <= _SHORT or _has_brackets(body, MAX_DEPTH + 1)
             elif kind is list:
-                return True
+                return len(body) <= _SHORT or _has_brackets(body, MAX_DEPTH + 1)
     return False
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
+from aiohttp.http import HttpRequestParser
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD
-from aiohttp.web_protocol import _ErrInfo
+from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
 
 if TYPE_CHECKING:
     import asyncio
@@ -68,6 +69,21 @@ class PatientHandler(web.RequestHandler):
             self._begun = True
             if self._late is None:
                 self._late = self._loop.call_later(self._head_seconds, self._give_up)
+
+    def renew_parser(self) -> None:
+        """Parse what comes next as the beginning of a request, whatever has come before."""
+        if self._parser is not None:
+            self._parser = HttpRequestParser(
+                self,
+                self._loop,
+                self._read_bufsize,
+                max_line_size=self.max_line_size,
+                max_field_size=self.max_field_size,
+                max_headers=self.max_headers,
+                payload_exception=RequestPayloadError,
+                auto_decompress=False,
+                max_msg_queue_size=self._max_msg_queue_size,
+            )
 
     def _stop(self) -> None:
         if self._late is not None:

@@ -94,7 +94,7 @@ class Placement:
         self._policy = policy or self._make_policy(routing)
         self._reader = _reader(routing)
         self.conduct = Conduct(telemetry, wall)
-        self.room: WaitingRoom[Place] = WaitingRoom(self._give_back)
+        self.room: WaitingRoom[Place] = WaitingRoom(self.give_back)
 
     def adopt(self, routing: Routing, pool: Pool) -> None:
         """Choose by ``routing`` from now on, among the backends of ``pool``.
@@ -123,7 +123,15 @@ class Placement:
         target = call.target
         if "?" in target:
             target = target.partition("?")[0]
-        return reader.read(target, document, call.model, len(call.body))
+        return reader.read(target, document, call.model, len(call.body), call.omitted)
+
+    def take_now(self, pool: Pool, call: Call, demand: Demand) -> Place | None:
+        """A place at a backend that has one for sure; None where that takes time to find out.
+
+        Raises:
+            UnavailableError: no backend can take the request.
+        """
+        return None if pool.limited else self._place(pool, call, demand, ())
 
     async def take(
         self,
@@ -173,7 +181,7 @@ class Placement:
         if self.room.count:
             self.room.call()
 
-    def _give_back(self, place: Place) -> None:
+    def give_back(self, place: Place) -> None:
         """The place was not used."""
         place.ticket.end(self._clock())
         self.leave(place)

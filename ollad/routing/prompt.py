@@ -33,8 +33,9 @@ _BYTES_PER_TOKEN: Final = 4.0
 costs are compared with each other."""
 _DOUBLING: Final = 32
 """Blocks after which they double in length: a match is known to about 3 % of its length."""
-_LONGEST: Final = 4 * 1024 * 1024
-"""Bytes of a prompt that are hashed at most; few models take a million tokens."""
+_LONGEST: Final = 1024 * 1024
+"""Bytes of a prompt that are hashed at most, a quarter of a million tokens: prompts that are alike
+for so long belong to the same backend, whatever follows."""
 
 _CHATS: Final[Mapping[str, Callable[[Mapping[str, Any]], list[str]]]] = {
     "/v1/chat/completions": chat_text,
@@ -91,7 +92,12 @@ class PromptReader:
         self._block_bytes = block_bytes
 
     def read(
-        self, target: str, document: Mapping[str, Any], model: str | None, size: int
+        self,
+        target: str,
+        document: Mapping[str, Any],
+        model: str | None,
+        size: int,
+        omitted: int = 0,
     ) -> Prompt:
         """Read the prompt of a request.
 
@@ -100,15 +106,17 @@ class PromptReader:
             document: the body.
             model: the model's id, which is part of the chain: each has a cache of its own.
             size: bytes of the body, for an estimate where the prompt is not read.
+            omitted: bytes of the prompt that the document is without, beyond those that are hashed.
         """
         silent = not document.get("stream")
         chat = _CHATS.get(target)
         if chat is not None:
             kind = "chat"
             data, length = _octets(chat(document))
+            length += omitted
             tokens = length / _BYTES_PER_TOKEN
         elif target in ("/generate", "/v1/completions"):
-            kind, data, length, tokens = _plain(document)
+            kind, data, length, tokens = _plain(document, omitted)
         else:
             worth = size / _BYTES_PER_TOKEN if target in _EMBEDDINGS else 0.0
             return Prompt(Demand((), worth, 1.0, silent=silent), 0, b"", 0)
@@ -122,7 +130,8 @@ class PromptReader:
         chain, used = _hash(seed, data, block_bytes, 0)
         block_tokens = tokens * block_bytes / length if length else 1.0
         demand = Demand(chain, tokens, block_tokens, _DOUBLING, silent)
-        if len(data) >= _LONGEST:  # it is not known to its end, so neither is what follows
+        if omitted or len(data) >= _LONGEST:
+            # it is not known to its end, so neither is what follows
             return Prompt(demand, 0, b"", 0)
         return Prompt(demand, chain[-1] if chain else seed, data[used:], block_bytes)
 
@@ -146,13 +155,14 @@ def _first(pieces: list[str], length: int) -> Iterator[str]:
             return
 
 
-def _plain(document: Mapping[str, Any]) -> tuple[str, bytes, float, float]:
+def _plain(document: Mapping[str, Any], omitted: int) -> tuple[str, bytes, float, float]:
     """A prompt that is no conversation: its kind, canonical bytes, their length and its tokens."""
     given = document.get("prompt") or document.get("text") or document.get("input_ids")
     prompt, several = plain_prompt(given)
     media = "".join([stand_in(document[field]) for field in _MEDIA_FIELDS if document.get(field)])
     if isinstance(prompt, str):
         data, length = _octets([media, prompt])
+        length += omitted
         return "text", data, length, several * length / _BYTES_PER_TOKEN
     ids = orjson.dumps(prompt)[:-1] + b","
     tokens = len(prompt) + len(media) / _BYTES_PER_TOKEN

@@ -46,8 +46,9 @@ LAYERS = (
     ("routing",),
     ("conversations", "logs"),
     ("announcement",),
-    ("call", "record"),
+    ("call", "excerpt", "record"),
     ("sglang",),
+    ("bodies",),
     (
         "auth",
         "cors",
