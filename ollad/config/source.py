@@ -22,6 +22,8 @@ __all__ = ["MAX_NODES", "Mapping", "Node", "Scalar", "Sequence", "parse"]
 MAX_NODES: Final = 250_000
 """Nodes in a file after aliases are expanded; some 10 000 endpoints."""
 _MAX_DEPTH: Final = 32
+_TOO_DEEP: Final = "maximum nesting depth"
+"""What some versions of libyaml complain about, when they have read far ahead."""
 _LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MERGE: Final = "<<"
 
@@ -133,7 +135,7 @@ class _Builder:
         elif isinstance(event, yaml.CollectionStartEvent):
             self._check_tag(event, mark)
             if len(self._open) >= _MAX_DEPTH:
-                raise _UnusableError(f"nested deeper than {_MAX_DEPTH} levels", mark)
+                raise _UnusableError(_nested(), mark)
             self._open.append(_Open(event, [], self._size))
             self._grow(1, mark)
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -211,11 +213,17 @@ def _mark(mark: Any) -> Mark:
 def _syntax_problem(error: yaml.MarkedYAMLError, text: str) -> tuple[str, Mark]:
     """What libyaml says, which quotes nothing of the file, and where."""
     message = ": ".join(filter(None, ("not valid YAML", error.context, error.problem)))
+    if _TOO_DEEP in (error.problem or ""):
+        message = _nested()
     mark = error.problem_mark or error.context_mark
     place = _mark(mark) if mark else Mark(1, 1)
     if "${" in "".join(text.splitlines()[place.line - 1 : place.line]):
         message += '; between braces or brackets, ${VAR} needs quotes: "${VAR}"'
     return message, place
+
+
+def _nested() -> str:
+    return f"nested deeper than {_MAX_DEPTH} levels"
 
 
 def _bad(text: str) -> Mark:
