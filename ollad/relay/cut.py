@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from ollad.relay.downstream import DownstreamReply
+    from ollad.relay.downstream import Downstream
 
 __all__ = ["cut", "reset"]
 
@@ -21,34 +21,30 @@ _FLUSH_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 0.01
 
 
-async def cut(response: DownstreamReply) -> None:
+async def cut(response: Downstream) -> None:
     """End the connection of a response that has begun, after what was written to it.
 
     A chunked reply then lacks its last chunk, a sized one its last bytes. A reply that ends with
     its connection has no end of its own to lack, so the connection is reset (RFC 9112 §8).
     """
-    request = response._req  # noqa: SLF001 - aiohttp offers no other way to reach the transport
-    if request is None or request.transport is None:
-        return
-    transport = request.transport
+    transport = response.transport
     if not response.until_close:
         transport.close()
         return
-    transport.set_write_buffer_limits(high=0)
-    with suppress(ConnectionError, TimeoutError):
+    with suppress(TimeoutError):
         async with asyncio.timeout(_FLUSH_SECONDS):
-            await request.writer.drain()
             await _sent(transport)
     reset(transport)
 
 
 async def _sent(transport: asyncio.Transport) -> None:
-    """Wait until the peer has acknowledged what the kernel holds; a reset would discard it."""
+    """Wait until the peer has acknowledged what was written; a reset would discard it."""
     connection = transport.get_extra_info("socket")
     while not transport.is_closing():
-        queued = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, struct.pack("i", 0))
-        if struct.unpack("i", queued) == (0,):
-            return
+        if not transport.get_write_buffer_size():
+            queued = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, struct.pack("i", 0))
+            if struct.unpack("i", queued) == (0,):
+                return
         await asyncio.sleep(_POLL_SECONDS)
 
 

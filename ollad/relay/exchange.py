@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ollad.relay.downstream import DownstreamReply
+    from ollad.relay.downstream import Downstream
 
 __all__ = ["Fault", "Outcome", "Plan", "ReplyHead", "Sink", "UpstreamRequest"]
 
@@ -35,10 +35,13 @@ class ReplyHead(NamedTuple):
     Attributes:
         status: status code.
         reason: reason phrase.
-        headers: names and values as received, in order.
+        headers: names and values as received, in order; of a head that was seen before, those of
+            the first time, whose ``Content-Length`` may have been another.
         content_type: in lower case, with its parameters; empty if there is none.
         content_length: of the body in bytes, or None if the head does not say.
         event_stream: whether the body is a stream of server-sent events.
+        lines: those header lines that go on to the client, ``reply_lines`` of ``headers``.
+        believed: names among them that ollad would add by itself.
     """
 
     status: int
@@ -47,6 +50,8 @@ class ReplyHead(NamedTuple):
     content_type: str
     content_length: int | None
     event_stream: bool = False
+    lines: bytes = b""
+    believed: frozenset[str] = frozenset()
 
 
 class Plan(enum.Enum):
@@ -100,7 +105,7 @@ class Outcome(NamedTuple):
     backend: str
     head: ReplyHead | None = None
     body: bytes | None = None
-    response: DownstreamReply | None = None
+    response: Downstream | None = None
     fault: Fault | None = None
     first_byte: float | None = None
     seconds: float = 0.0
@@ -130,11 +135,14 @@ class Sink(Protocol):
     def refuses(self, head: ReplyHead, first: bytes) -> bool:
         """Whether the first bytes of a stream say that the backend did not take the request."""
 
-    def begin(self, head: ReplyHead, first: bytes) -> DownstreamReply:
+    def begin(self, head: ReplyHead, first: bytes) -> Downstream:
         """Make the client's response; ``first`` are the bytes that will follow at once."""
 
     def trailers(self) -> Sequence[tuple[str, str]]:
         """What to say after the body, of what the response announced."""
 
-    def observe(self, chunk: bytes, now: float) -> None:
-        """See bytes that were passed on, at monotonic time ``now``."""
+    def observe(self, data: bytes, now: float) -> None:
+        """See bytes of the body that were passed on, at monotonic time ``now``."""
+
+    def observe_events(self, chunks: Sequence[bytes], times: Sequence[float]) -> None:
+        """The same of chunks that held one event each."""

@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import urlsplit
 
+from ollad.framing import FamiliarHeads
+from ollad.relay.outbox import Outbox
 from ollad.relay.upstream import Connection
 
 if TYPE_CHECKING:
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from ollad.config.schema import EndpointTls
-    from ollad.relay.exchange import UpstreamRequest
+    from ollad.relay.exchange import ReplyHead, UpstreamRequest
     from ollad.tls import BackendTls
 
 __all__ = ["ConnectionPool", "ConnectionPools"]
@@ -30,8 +33,9 @@ IDLE_SECONDS: Final = 3.0
 
 _SWEEP_SECONDS: Final = 0.5
 
-_READ_BYTES: Final = 64 * 1024
-"""Most that is read at once; a stream is ahead of its client by this and a write buffer."""
+_HEADS: Final = 64
+_LONGEST_HEAD: Final = 2 * 1024
+"""How many heads of replies are remembered of a backend, and bytes of the longest of them."""
 
 
 class ConnectionPool:
@@ -39,12 +43,13 @@ class ConnectionPool:
 
     Args:
         url: of the backend.
-        buffer: shared by all connections.
+        outbox: what short requests are sent by.
         tls: what connections are secured with; None for http.
     """
 
-    def __init__(self, url: str, buffer: bytearray, tls: Callable[[], ssl.SSLContext]) -> None:
-        self._buffer = buffer
+    def __init__(self, url: str, outbox: Outbox, tls: Callable[[], ssl.SSLContext]) -> None:
+        self._outbox = outbox
+        self._heads: FamiliarHeads[ReplyHead] = FamiliarHeads(_HEADS, _LONGEST_HEAD)
         self._tls = tls
         parts = urlsplit(url)
         self._secure = parts.scheme == "https"
@@ -85,7 +90,7 @@ class ConnectionPool:
         """
         loop = asyncio.get_running_loop()
         tls = self._tls() if self._secure else None
-        connection = Connection(self._buffer, self._kept, self._open.discard)
+        connection = Connection(self._heads, self._outbox, self._kept, self._open.discard)
         await loop.create_connection(lambda: connection, self._host, self._port, ssl=tls)
         if connection.open:  # it may be lost by now, which is told only once
             self._open.add(connection)
@@ -105,15 +110,14 @@ class ConnectionPool:
         )
 
     def _kept(self, connection: Connection) -> None:
-        loop = asyncio.get_running_loop()
-        connection.idle_since = loop.time()
+        connection.idle_since = monotonic()
         self._idle.append(connection)
         if self._sweep is None:
-            self._sweep = loop.call_later(_SWEEP_SECONDS, self._close_old)
+            self._sweep = asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._close_old)
 
     def _close_old(self) -> None:
         loop = asyncio.get_running_loop()
-        oldest = loop.time() - IDLE_SECONDS
+        oldest = monotonic() - IDLE_SECONDS
         while self._idle and self._idle[0].idle_since < oldest:
             self._idle.popleft().abort()
         self._sweep = loop.call_later(_SWEEP_SECONDS, self._close_old) if self._idle else None
@@ -133,11 +137,14 @@ class ConnectionPools:
 
     Args:
         tls: the contexts for backends.
+
+    Attributes:
+        outbox: what short requests and replies are sent by.
     """
 
     def __init__(self, tls: BackendTls) -> None:
+        self.outbox = Outbox()
         self._pools: dict[tuple[str, EndpointTls], ConnectionPool] = {}
-        self._buffer = bytearray(_READ_BYTES)
         self._tls = tls
 
     def pool(self, url: str, tls: EndpointTls) -> ConnectionPool:
@@ -145,7 +152,7 @@ class ConnectionPools:
         pool = self._pools.get((url, tls))
         if pool is None:
             context = partial(self._tls.context, tls)
-            pool = self._pools[url, tls] = ConnectionPool(url, self._buffer, context)
+            pool = self._pools[url, tls] = ConnectionPool(url, self.outbox, context)
         return pool
 
     async def __aenter__(self) -> Self:

@@ -8,9 +8,9 @@ from ollad.relay.blame import Blame, blame
 from ollad.relay.exchange import Fault, Outcome, ReplyHead
 
 if TYPE_CHECKING:
-    from ollad.relay.downstream import DownstreamReply
+    from ollad.relay.downstream import Downstream
 
-SENT_ON = cast("DownstreamReply", object())
+SENT_ON = cast("Downstream", object())
 
 
 def replied(status: int) -> Outcome:

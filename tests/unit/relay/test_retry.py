@@ -8,9 +8,9 @@ from ollad.relay.exchange import Fault, Outcome, ReplyHead
 from ollad.relay.retry import OVERLOADED_STATUSES, RETRIED_STATUSES, retry_reason
 
 if TYPE_CHECKING:
-    from ollad.relay.downstream import DownstreamReply
+    from ollad.relay.downstream import Downstream
 
-SENT_ON = cast("DownstreamReply", object())
+SENT_ON = cast("Downstream", object())
 
 
 def head(status: int) -> ReplyHead:

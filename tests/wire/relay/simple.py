@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 import aiohttp
 from yarl import URL
 
+from ollad.headers import reply_lines
 from ollad.relay.cut import cut
 from ollad.relay.exchange import Fault, Outcome, Plan, ReplyHead
+from ollad.relay.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ollad.backends.backend import Backend
     from ollad.config.schema import Proxy
-    from ollad.relay.downstream import DownstreamReply
+    from ollad.relay.downstream import Downstream
     from ollad.relay.exchange import Sink, UpstreamRequest
 
 __all__ = ["SimpleRelay"]
@@ -25,6 +27,7 @@ class SimpleRelay:
     """Does what ``Relay`` does, without timeouts and for the only backend there is."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
+        self.outbox = Outbox()
         self._session = session
 
     async def forward(
@@ -40,7 +43,7 @@ class SimpleRelay:
     ) -> Outcome:
         """Send ``request`` and its reply to ``sink``."""
         head: ReplyHead | None = None
-        reply: DownstreamReply | None = None
+        reply: Downstream | None = None
         fault: Fault | None = None
         held = b""
         try:
@@ -84,6 +87,7 @@ def _pairs(lines: bytes) -> list[tuple[str, str]]:
 def _head(upstream: aiohttp.ClientResponse) -> ReplyHead:
     chunked = "Transfer-Encoding" in upstream.headers
     content_type = upstream.headers.get("Content-Type", "").lower()
+    lines, believed = reply_lines(upstream.raw_headers)
     return ReplyHead(
         status=upstream.status,
         reason=(upstream.reason or "").encode("utf-8", "surrogateescape"),
@@ -91,4 +95,6 @@ def _head(upstream: aiohttp.ClientResponse) -> ReplyHead:
         content_type=content_type,
         content_length=None if chunked else upstream.content_length,
         event_stream=content_type.startswith("text/event-stream"),
+        lines=lines,
+        believed=believed,
     )

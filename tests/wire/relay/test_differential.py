@@ -1,29 +1,39 @@
-"""The same exchange, made directly, through the relay and through a simple one, is the same."""
+"""The same exchange, made directly, through the relay and through a simple one, is the same.
+
+Heads of requests and of replies come again and again, so that most of those that can be are taken
+without being parsed; the simple relay has each parsed by aiohttp.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import random
-from contextlib import suppress
+from collections import Counter
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 import pytest
 
 from ollad.config.schema import Logging
+from ollad.fastpath import FastPath
 from ollad.headers import reply_lines
+from ollad.relay.upstream import Connection
 from tests.wire.conftest import PREFIX, endpoint, running
 from tests.wire.fake_sglang import FakeSGLang, chunked, serving
 from tests.wire.relay.replies import LONE, OPAQUE, Reply, ask, fields
 from tests.wire.relay.simple import SimpleRelay
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from tests.wire.fake_sglang import Exchange
 
 EXCHANGES: Final = int(os.environ.get("OLLAD_DIFFERENTIAL_EXCHANGES", "2000"))
+SHAPES: Final = 60
 TOGETHER: Final = 8
 STATUSES: Final = (
     *["200 OK"] * 6,
@@ -88,8 +98,10 @@ class Case:
 
     def bytes_for(self, prefix: str, number: int) -> bytes:
         method, path, body = self.request
+        case = "" if body else f"X-Case: {number}\r\n"
+        body %= (number,) if body else ()
         head = (
-            f"{method} {prefix}{path} HTTP/{self.version}\r\nHost: x\r\nX-Case: {number}\r\n"
+            f"{method} {prefix}{path} HTTP/{self.version}\r\nHost: x\r\n{case}"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
@@ -108,20 +120,35 @@ def a_body(dice: random.Random, kind: str | None) -> bytes:
     return dice.randbytes(size) if kind != "application/json" else b'{"a": %d}' % size
 
 
-def a_case(dice: random.Random) -> Case:
-    status, kind = dice.choice(STATUSES), dice.choice(TYPES)
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What heads of replies have in common."""
+
+    status: str
+    kind: str | None
+    headers: tuple[tuple[str, str], ...]
+
+
+def a_shape(dice: random.Random) -> Shape:
+    kind = dice.choice(TYPES)
+    headers = dice.sample(HEADERS, dice.randint(0, 6))
+    if kind is not None:
+        headers.insert(dice.randint(0, len(headers)), ("Content-Type", kind))
+    return Shape(dice.choice(STATUSES), kind, tuple(headers))
+
+
+def a_case(dice: random.Random, shape: Shape) -> Case:
+    status, kind = shape.status, shape.kind
     bodiless = status[:3] in ("204", "304")
     whole = body = b"" if bodiless else a_body(dice, kind)
     framing = "none" if bodiless else dice.choice(["sized", "sized", "chunked", "chunked", "close"])
     old = framing != "chunked" and dice.random() < 0.15
-    headers = dice.sample(HEADERS, dice.randint(0, 6))
-    if kind is not None:
-        headers.insert(dice.randint(0, len(headers)), ("Content-Type", kind))
+    headers = [*shape.headers]
     closes = framing == "close" or old
     if framing == "sized":
         headers.append(("Content-Length", str(len(body))))
     elif framing == "chunked":
-        headers.append((dice.choice(["Transfer-Encoding", "transfer-encoding"]), "chunked"))
+        headers.append(("Transfer-Encoding", "chunked"))
         body = b"".join(map(chunked, cut_into(dice, body, 6)))
         body += dice.choice([b"0\r\n\r\n", b"0\r\n\r\n", b"00;a=b\r\nX-Trailer: t\r\n\r\n"])
     if not closes and dice.random() < 0.15:
@@ -133,7 +160,7 @@ def a_case(dice: random.Random) -> Case:
     if cut:
         body = body[: dice.randrange(len(body))]
     return Case(
-        request=dice.choice([("POST", OPAQUE, b'{"prompt": "x"}'), ("GET", LONE, b"")]),
+        request=dice.choice([("POST", OPAQUE, b'{"prompt": "x", "case": %d}'), ("GET", LONE, b"")]),
         version=dice.choice(["1.1", "1.1", "1.1", "1.0"]),
         pieces=tuple(cut_into(dice, raw + body, dice.choice([0, 0, 3, 12]))),
         body=whole,
@@ -200,13 +227,19 @@ def dated(reply: Reply, direct: Reply) -> Reply:
 
 
 @pytest.mark.timeout(600)
-async def test_the_same_exchange_is_the_same_whichever_way_it_goes() -> None:
+async def test_the_same_exchange_is_the_same_whichever_way_it_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken = Counter[str]()
+    for owner, name in ((FastPath, "serve"), (Connection, "_take_familiar")):
+        count_what_is_taken(monkeypatch, taken, owner, name)
     fake = FakeSGLang()
     dice = random.Random(9)
-    cases = [a_case(dice) for _ in range(EXCHANGES)]
+    shapes = [a_shape(dice) for _ in range(SHAPES)]
+    cases = [a_case(dice, dice.choice(shapes)) for _ in range(EXCHANGES)]
 
     async def script(exchange: Exchange) -> None:
-        number = int(exchange.header("X-Case") or "")
+        number = int(exchange.header("X-Case") or exchange.json["case"])
         case = cases[number]
         if number % 10 == 0 and exchange.header("Via") is not None:
             await exchange.send(b"HTTP/1.1 103 Early\r\nLink: </a>\r\n\r\n")
@@ -221,6 +254,7 @@ async def test_the_same_exchange_is_the_same_whichever_way_it_goes() -> None:
     async with (
         serving(fake),
         running(endpoint(fake), logging=quiet) as ollad,
+        without_fast_path(),
         running(endpoint(fake), logging=quiet) as simple,
         aiohttp.ClientSession(
             auto_decompress=False,
@@ -228,7 +262,7 @@ async def test_the_same_exchange_is_the_same_whichever_way_it_goes() -> None:
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
         ) as session,
     ):
-        simple.gateway.dispatcher._relay = SimpleRelay(session)  # type: ignore[assignment]
+        simple.gateway.dispatcher.relay = SimpleRelay(session)  # type: ignore[assignment]
         numbers = iter(range(len(cases)))
 
         async def compare() -> None:
@@ -249,3 +283,25 @@ async def test_the_same_exchange_is_the_same_whichever_way_it_goes() -> None:
 
         await asyncio.gather(*(compare() for _ in range(TOGETHER)))
         assert all(backend.in_flight == 0 for backend in ollad.gateway.runtime.pool)
+    assert min(taken["serve"], taken["_take_familiar"]) > EXCHANGES / 20
+
+
+@asynccontextmanager
+async def without_fast_path() -> AsyncIterator[None]:
+    """An ollad that starts now parses every request."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ollad.server._served", lambda _: ())
+        yield
+
+
+def count_what_is_taken(
+    patch: pytest.MonkeyPatch, taken: Counter[str], owner: type, name: str
+) -> None:
+    take = getattr(owner, name)
+
+    def counting(*args: Any) -> bool:
+        found: bool = take(*args)
+        taken[name] += found
+        return found
+
+    patch.setattr(owner, name, counting)

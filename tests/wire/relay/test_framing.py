@@ -173,7 +173,7 @@ async def test_a_backend_that_is_asked_for_a_head_keeps_its_connection(
     raw: bytes, step: int, fake: FakeSGLang, ollad: Running
 ) -> None:
     fake.scripts[LONE] = [in_pieces(*split(raw, step))] * 2 + [in_pieces(SIZED)]
-    relay, pool = ollad.gateway.dispatcher._relay, ollad.gateway.runtime.pool
+    relay, pool = ollad.gateway.dispatcher.relay, ollad.gateway.runtime.pool
     bodies = []
     for method in ("HEAD", "HEAD", "GET"):
         request = UpstreamRequest(method, LONE, b"", b"")

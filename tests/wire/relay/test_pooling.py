@@ -29,12 +29,12 @@ REQUEST = UpstreamRequest("POST", OPAQUE, b"", b"{}")
 
 
 def pool_of(ollad: Running, fake: FakeSGLang) -> ConnectionPool:
-    return ollad.gateway.dispatcher._relay._pools.pool(fake.url, EndpointTls())
+    return ollad.gateway.dispatcher.relay._pools.pool(fake.url, EndpointTls())
 
 
 async def forward(ollad: Running, *, request: UpstreamRequest = REQUEST) -> Outcome:
     backend = ollad.gateway.runtime.pool.named("one")
-    return await ollad.gateway.dispatcher._relay.forward(request, backend, HoldSink(), Proxy())
+    return await ollad.gateway.dispatcher.relay.forward(request, backend, HoldSink(), Proxy())
 
 
 async def idle_connections(ollad: Running, fake: FakeSGLang, count: int) -> None:
@@ -111,7 +111,7 @@ async def test_one_that_dies_before_the_first_byte_is_replaced_by_a_fresh_one(
 ) -> None:
     async with running(endpoint(fake), proxy=Proxy(attempts=1)) as ollad:
         await idle_connections(ollad, fake, 5)
-        stale = {id(connection) for connection in pool_of(ollad, fake)._idle}
+        stale = set(pool_of(ollad, fake)._idle)
 
         async def die_if_kept(exchange: Exchange) -> None:
             if len(fake.requests) == 1:
@@ -124,7 +124,7 @@ async def test_one_that_dies_before_the_first_byte_is_replaced_by_a_fresh_one(
             answer = await ask(client.reader, client.writer, post())
         assert (answer.status, answer.body) == (200, b"good")
         assert len(fake.requests) == 2
-        left = {id(connection) for connection in pool_of(ollad, fake)._idle}
+        left = set(pool_of(ollad, fake)._idle)
         assert not left & stale  # those that were idle with it are as old
 
 

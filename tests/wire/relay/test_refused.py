@@ -124,7 +124,7 @@ async def test_a_body_after_a_reply_to_head_reaches_nobody(
     fake: FakeSGLang, ollad: Running
 ) -> None:
     fake.scripts[LONE] = [in_pieces(GOOD.replace(b"good", MARK)), in_pieces(GOOD)]
-    relay, pool = ollad.gateway.dispatcher._relay, ollad.gateway.runtime.pool
+    relay, pool = ollad.gateway.dispatcher.relay, ollad.gateway.runtime.pool
     outcomes = [
         await relay.forward(
             UpstreamRequest(method, LONE, b"", b""), pool.named("one"), HoldSink(), Proxy()

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ollad.relay.downstream import DownstreamReply
+from ollad.relay.downstream import Downstream
+from ollad.relay.underway import Exchange
+from ollad.relay.upstream import Connection
 from tests.wire.byte_client import connect, until
 from tests.wire.fake_sglang import STREAM_HEAD, chunked, reply
 from tests.wire.relay.replies import LONE, OPAQUE, post, read_reply
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from tests.wire.conftest import Running
-    from tests.wire.fake_sglang import Exchange, FakeSGLang
+    from tests.wire.fake_sglang import Exchange as Asked
+    from tests.wire.fake_sglang import FakeSGLang
 
 EVENT = b"data: " + b"x" * 1000 + b"\n\n"
 MOST = 256 * 1024
@@ -28,19 +31,35 @@ MOST = 256 * 1024
 def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Bytes that waited in ollad for a client, after each write for one."""
     sizes: list[int] = []
-    start, pass_on = DownstreamReply.start, DownstreamReply.pass_on
+    start, pass_on = Downstream.start, Downstream.pass_on
+    receive, chunks = Connection.data_received, Exchange.chunks_received
 
-    def noting_start(self: DownstreamReply, first: bytes) -> None:
+    def note(reply: Downstream | None) -> None:
+        if reply is not None:
+            sizes.append(reply.transport.get_write_buffer_size())
+
+    def noting_start(self: Downstream, first: bytes) -> None:
         start(self, first)
-        sizes.append(self._transport.get_write_buffer_size())
+        note(self)
 
-    def noting_pass_on(self: DownstreamReply, data: bytes, chunks: bytes = b"") -> bool:
-        congested = pass_on(self, data, chunks)
-        sizes.append(self._transport.get_write_buffer_size())
-        return congested
+    def noting_pass_on(self: Downstream, data: bytes) -> None:
+        pass_on(self, data)
+        note(self)
 
-    monkeypatch.setattr(DownstreamReply, "start", noting_start)
-    monkeypatch.setattr(DownstreamReply, "pass_on", noting_pass_on)
+    def noting_receive(self: Connection, data: bytes) -> None:
+        receiver = self._receiver
+        receive(self, data)
+        if isinstance(receiver, Exchange):
+            note(receiver._reply)
+
+    def noting_chunks(self: Exchange, data: bytes) -> None:
+        chunks(self, data)
+        note(self._reply)
+
+    monkeypatch.setattr(Downstream, "start", noting_start)
+    monkeypatch.setattr(Downstream, "pass_on", noting_pass_on)
+    monkeypatch.setattr(Connection, "data_received", noting_receive)
+    monkeypatch.setattr(Exchange, "chunks_received", noting_chunks)
     return sizes
 
 
@@ -69,7 +88,7 @@ async def test_a_client_that_does_not_read_stops_the_backend(
 ) -> None:
     sent = 0
 
-    async def endless(exchange: Exchange) -> None:
+    async def endless(exchange: Asked) -> None:
         nonlocal sent
         head, piece = flood(framing)
         await exchange.send(head)
@@ -114,13 +133,13 @@ async def test_other_streams_are_as_fast_as_ever(fake: FakeSGLang, ollad: Runnin
     """While slow clients stand still, every event of another stream comes before the next."""
     seen = asyncio.Semaphore(0)
 
-    async def endless(exchange: Exchange) -> None:
+    async def endless(exchange: Asked) -> None:
         await exchange.send(STREAM_HEAD)
         while not exchange.client_gone.is_set():
             await exchange.send(chunked(EVENT * 32))
             await asyncio.sleep(0)
 
-    async def in_turn(exchange: Exchange) -> None:
+    async def in_turn(exchange: Asked) -> None:
         await exchange.send(STREAM_HEAD)
         for _ in range(50):
             await exchange.send(chunked(EVENT))
@@ -149,7 +168,7 @@ async def test_a_fast_backend_does_not_keep_new_clients_out(
     stop = asyncio.Event()
     rushing = 0
 
-    async def rush(exchange: Exchange) -> None:
+    async def rush(exchange: Asked) -> None:
         await exchange.send(STREAM_HEAD)
         while not stop.is_set():
             await exchange.send(chunked(EVENT * 60))
@@ -183,7 +202,7 @@ async def test_a_fast_backend_does_not_keep_new_clients_out(
 async def test_a_slow_client_gets_every_byte(fake: FakeSGLang, ollad: Running) -> None:
     events = [b"data: %d %b\n\n" % (number, b"y" * 5000) for number in range(400)]
 
-    async def all_at_once(exchange: Exchange) -> None:
+    async def all_at_once(exchange: Asked) -> None:
         await exchange.send(STREAM_HEAD)
         for event in events:
             await exchange.send(chunked(event))

@@ -142,7 +142,7 @@ async def clients(port: int, count: int, seed: int) -> None:
 async def settled(ollad: Running, fakes: list[FakeSGLang]) -> None:
     """Wait until everybody is done, and memory that is free has been given back."""
     gateway = ollad.gateway
-    pools = gateway.dispatcher._relay._pools
+    pools = gateway.dispatcher.relay._pools
     await until(lambda: len(gateway.traffic) == 0)
     await until(lambda: not any(len(pool) for pool in pools._pools.values()))
     await until(lambda: all(backend.in_flight == 0 for backend in gateway.runtime.pool))

@@ -1,0 +1,57 @@
+"""What is written in one turn of the event loop, written together at its end.
+
+A write wakes the process at the other end. Where that has gone to sleep again before the next one,
+each write pays for it, which can cost more than the writing itself; writes that follow each other
+at once wake it only once. That is worth it for requests and whole replies, of which a busy proxy
+has many in a turn; what is streamed is written at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Outbox"]
+
+
+class Outbox:
+    """Writes that wait for the end of the present turn of the event loop.
+
+    Whoever closes a transport, or writes to it otherwise, loses or overtakes what waits for it.
+    """
+
+    __slots__ = ("_call_soon", "_waiting")
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[asyncio.Transport, bytes]] = []
+        self._call_soon: Callable[[Callable[[], None]], object] | None = None
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def write(self, transport: asyncio.Transport, data: bytes) -> None:
+        """Write ``data`` to ``transport`` before the event loop looks for anything new.
+
+        Nothing is written if that is closing by then.
+        """
+        if not self._waiting:
+            if self._call_soon is None:
+                self._call_soon = asyncio.get_running_loop().call_soon
+            self._call_soon(self._flush)
+        self._waiting.append((transport, data))
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for transport, data in waiting:
+            if transport.is_closing():
+                continue
+            try:
+                transport.write(data)
+            except Exception as error:  # noqa: BLE001 - the others have to be written all the same
+                structlog.get_logger().error("a connection cannot be written to", exc_info=error)
+                transport.abort()

@@ -1,0 +1,446 @@
+"""The replies of one connection to a backend: parsed by llhttp, or known by their bytes.
+
+A reader hands the head and the bytes of the body to the ``Receiver`` of the exchange under way, in
+the loop turn in which they arrive. llhttp, strict as it is by default, refuses what could be read
+in two ways: repeated lengths, a length beside chunked coding, bare line feeds, NULs, garbage chunk
+sizes (RFC 9112 §6.3, §11.2). What need not be parsed is not shown to it: a whole reply, or the
+beginning of a chunked one, whose head it has taken before, and whole chunks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import TYPE_CHECKING, Final, Protocol
+
+import httptools
+
+from ollad.framing import HEAD_END
+from ollad.relay.chunks import UNKNOWN, opening, split
+from ollad.relay.replyhead import BrokenReplyError, is_chunked, reply_head, sized
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ollad.framing import FamiliarHeads
+    from ollad.relay.exchange import ReplyHead
+
+__all__ = ["Receiver", "ReplyReader"]
+
+_LONGEST_FRAMING: Final = 64 * 1024
+"""Bytes of all heads of one reply, interim ones included, or of framing without any body."""
+
+_FIRST_BYTE: Final = ord("H")
+_LINE_ENDS: Final = b"\r\n"
+_EVENT_END: Final = b"\n\n\r\n"
+"""How a chunk ends that ends with an event."""
+
+_LAST_CHUNK: Final = b"0\r\n\r\n"
+
+_SHORT: Final = {length: opening(length) for length in range(1024)}
+"""The size lines of chunks with short events, by the length of the chunk."""
+
+_TOGETHER: Final = 32
+"""Events that the receiver is told of at once."""
+
+
+class Receiver(Protocol):
+    """What a connection tells the exchange that it carries, synchronously."""
+
+    def head_received(self, head: ReplyHead) -> None:
+        """The final head has come."""
+
+    def whole_received(self, head: ReplyHead, body: bytes) -> None:
+        """The reply has come in one piece; the connection is no longer the receiver's."""
+
+    def body_received(self, data: bytes) -> None:
+        """More of the body has come; ``data`` is without its framing."""
+
+    def chunks_received(self, chunks: bytes) -> None:
+        """More of the body has come, in whole chunks.
+
+        Whoever takes a chunked body, too, may have them as they are.
+        """
+
+    def events_passed(self, chunks: Sequence[bytes], times: Sequence[float]) -> None:
+        """Chunks of one event each were passed on, at these monotonic times."""
+
+    def write_failed(self, error: Exception) -> None:
+        """An event could not be passed on."""
+
+    def reply_ended(self) -> None:
+        """The reply is whole; the connection is no longer the receiver's."""
+
+    def connection_broken(self, error: BaseException | None) -> None:
+        """The connection ended, or broke the protocol, before the reply was whole."""
+
+
+class ReplyReader(asyncio.Protocol):
+    """Reads the replies that come on a connection, one after the other.
+
+    Args:
+        heads: what is known of the heads of the backend's replies.
+
+    Attributes:
+        replied: whether any byte has come in answer to the request under way.
+    """
+
+    __slots__ = (
+        "_chunked",
+        "_complete",
+        "_events",
+        "_extra",
+        "_framing_bytes",
+        "_head",
+        "_head_only",
+        "_headers",
+        "_heads",
+        "_keep_alive",
+        "_missing",
+        "_parser",
+        "_pieces",
+        "_reason",
+        "_receiver",
+        "_times",
+        "_told",
+        "_unparsed",
+        "_until_close",
+        "_write",
+        "replied",
+    )
+
+    _parser: httptools.HttpResponseParser
+
+    def __init__(self, heads: FamiliarHeads[ReplyHead]) -> None:
+        self._heads = heads
+        self._receiver: Receiver | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Make ready for the next reply."""
+        self.replied = False
+        self._head: ReplyHead | None = None
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._reason = b""
+        self._head_only = False
+        self._framing_bytes = 0
+        self._pieces: list[bytes] = []
+        self._told = False
+        self._chunked = False
+        self._missing = UNKNOWN
+        self._unparsed = b""
+        self._write: Callable[[bytes], None] | None = None
+        self._events: list[bytes] = []
+        self._times: list[float] = []
+        self._complete = False
+        self._extra = False
+        self._keep_alive = False
+        self._until_close = False
+
+    # --- what a connection does ----------------------------------------------------------------
+
+    def abort(self) -> None:
+        """End the connection at once, whatever is under way; nobody is told."""
+        raise NotImplementedError
+
+    def _end(self, receiver: Receiver) -> None:
+        """A reply that was parsed is whole."""
+        raise NotImplementedError
+
+    def _release(self) -> bool:
+        """A reply that need not be parsed is whole; False: there is no connection any more."""
+        raise NotImplementedError
+
+    def _break(self, error: BaseException | None) -> None:
+        """What came is not one well-formed reply."""
+        raise NotImplementedError
+
+    # --- what arrives --------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came and tell the receiver."""
+        if self._missing == 0:
+            # between two chunks of a body: of a stream this happens for each event
+            line = _SHORT.get(len(data))
+            write = self._write
+            if line and write and data.startswith(line) and data.endswith(_EVENT_END):
+                try:
+                    write(data)
+                except Exception as error:  # noqa: BLE001 - the receiver's, not the event loop's
+                    self._refused(error)
+                    return
+                events = self._events
+                events.append(data)
+                self._times.append(monotonic())
+                if len(events) == _TOGETHER:
+                    self._tell_events()
+                return
+        self._receive(data)
+
+    def _receive(self, data: bytes) -> None:
+        """Parse anything but an event that is passed on as it came."""
+        receiver = self._receiver
+        if self._events:
+            self._tell_events()
+        if receiver is None:
+            self.abort()
+        elif self._missing == 0:
+            self._chunks(receiver, data)
+        elif self._told:
+            self._more(receiver, data)
+        elif self.replied or self._head_only or not self._take_familiar(receiver, data):
+            self._first(receiver, data)
+
+    def pass_events(self, write: Callable[[bytes], None]) -> None:
+        """From now on, hand events that came each in a short chunk of its own to ``write``.
+
+        The receiver is told of them, many at a time: it has to take the time of the last from
+        ``last_event``, and to call ``tell_events`` before it can know of all.
+        """
+        self._write = write
+
+    @property
+    def last_event(self) -> float:
+        """When the last event was passed on that the receiver was not told of; 0 without one."""
+        return self._times[-1] if self._times else 0.0
+
+    def tell_events(self) -> None:
+        """Tell the receiver of events that it was not told of."""
+        if self._events:
+            self._tell_events()
+
+    def _tell_events(self) -> None:
+        events, times = self._events, self._times
+        self._events, self._times = [], []
+        if self._receiver is not None:
+            self._receiver.events_passed(events, times)
+
+    def _refused(self, error: Exception) -> None:
+        receiver = self._receiver
+        self.tell_events()
+        if receiver is not None:
+            receiver.write_failed(error)
+
+    def _take_familiar(self, receiver: Receiver, data: bytes) -> bool:
+        """Take a reply with a head that was seen before; False if llhttp has to see it."""
+        start = data.find(HEAD_END) + len(HEAD_END)
+        found = self._heads.recall(data, start)
+        if found is None:
+            return False
+        head, length = found
+        if length is None:
+            # of a length in an odd spelling nothing is known here
+            return head.content_length is None and self._take_chunked(receiver, head, data, start)
+        if len(data) != start + length or not self._release():
+            return False
+        receiver.whole_received(sized(head, length), data[start:])
+        return True
+
+    def _take_chunked(self, receiver: Receiver, head: ReplyHead, data: bytes, start: int) -> bool:
+        """Take the beginning of a chunked reply; llhttp is shown it only if it has to be."""
+        pieces, missing = split(data, start)
+        if missing:
+            return False
+        self._unparsed = data[:start]
+        self._head = head
+        self.replied = self._told = self._chunked = self._keep_alive = True
+        self._missing = 0
+        receiver.head_received(head)
+        if pieces:
+            receiver.body_received(b"".join(pieces))
+        return True
+
+    def _first(self, receiver: Receiver, data: bytes) -> None:
+        """Take the head of a reply, or a part of it, and what follows it."""
+        whole = not self.replied
+        try:
+            self._parse(data)
+        except (httptools.HttpParserError, BrokenReplyError) as error:
+            self._break(error)
+            return
+        head = self._head
+        if head is None:
+            return
+        self._told = True
+        if whole:
+            self._learn(head, data)
+        receiver.head_received(head)
+        self._tell(receiver)
+
+    def _learn(self, head: ReplyHead, data: bytes) -> None:
+        """Remember a head that came whole, after which the connection can be used again."""
+        start = data.index(HEAD_END) + len(HEAD_END)
+        if self._chunked:
+            self._missing = split(data, start)[1]
+            lasting = not any(name.lower().endswith(b"connection") for name, _ in head.headers)
+            if self._missing == 0 and not self._complete and self._keep_alive and lasting:
+                self._heads.learn(data, start, lambda: head)
+        elif (
+            self._complete
+            and self._keep_alive
+            and not self._head_only
+            and head.content_length == len(data) - start > 0
+        ):
+            self._heads.learn(data, start, lambda: head)
+
+    def _chunks(self, receiver: Receiver, chunks: bytes) -> None:
+        """Take more of a body, at a place between two chunks.
+
+        llhttp need not see whole chunks: it waits for the beginning of one, before and after. Nor
+        need it see the end of a reply of which it has seen nothing.
+        """
+        if self._unparsed and chunks.endswith(_LAST_CHUNK):
+            pieces, missing = split(chunks[: -len(_LAST_CHUNK)])
+            if missing == 0:
+                if pieces:
+                    receiver.body_received(b"".join(pieces))
+                self._end(receiver)
+                return
+        self._missing = split(chunks)[1]
+        if self._missing:
+            self._feed(receiver, chunks)
+            return
+        self._framing_bytes = 0
+        receiver.chunks_received(chunks)
+
+    def _more(self, receiver: Receiver, data: bytes) -> None:
+        """Take more of a body, at any other place."""
+        missing = self._missing
+        if missing > 0:
+            rest = len(data) - missing
+            self._missing = -rest if rest <= 0 else split(data, missing)[1]
+        self._feed(receiver, data)
+
+    def _feed(self, receiver: Receiver, data: bytes) -> None:
+        try:
+            if self._unparsed:
+                head, self._unparsed, self._head = self._unparsed, b"", None
+                self._parser.feed_data(head)
+            self._parser.feed_data(data)
+            if self._pieces and not self._complete:
+                self._framing_bytes = 0
+            else:
+                self._check_end(data)
+        except (httptools.HttpParserError, BrokenReplyError) as error:
+            self._break(error)
+            return
+        self._tell(receiver)
+
+    def _check_end(self, data: bytes) -> None:
+        """Judge what has no body in it, or is the end of one."""
+        if self._extra:
+            raise BrokenReplyError("bytes after the reply")
+        if self._complete:
+            self._keep_alive = self._keep_alive and self._ends_with(data)
+            return
+        self._framing_bytes += len(data)
+        if self._framing_bytes > _LONGEST_FRAMING:
+            raise BrokenReplyError("framing without end")
+
+    def _tell(self, receiver: Receiver) -> None:
+        """Hand over what has come."""
+        if self._pieces:
+            pieces, self._pieces = self._pieces, []
+            receiver.body_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        if self._complete:
+            self._end(receiver)
+
+    def _parse(self, data: bytes) -> None:
+        if not self.replied:
+            self.replied = True
+            if data[0] != _FIRST_BYTE:
+                raise BrokenReplyError("bytes before the reply")
+        self._parser.feed_data(data)
+        if self._extra:
+            raise BrokenReplyError("bytes after the reply")
+        self._limit_head(len(data))
+        if self._head_only and self._head is not None:
+            self._end_with_head(data)
+        elif self._complete:
+            self._keep_alive = self._keep_alive and self._ends_with(data)
+
+    def _limit_head(self, length: int) -> None:
+        self._framing_bytes += length
+        if self._framing_bytes > _LONGEST_FRAMING and (
+            self._head is None
+            or sum([len(name) + len(value) + 4 for name, value in self._headers]) > _LONGEST_FRAMING
+        ):
+            raise BrokenReplyError("the head is too long")
+        if self._head is not None:
+            self._framing_bytes = 0
+
+    def _end_with_head(self, data: bytes) -> None:
+        """End a reply that has no body, whatever its head says of one."""
+        if self._pieces or data[-1] != _LINE_ENDS[-1] or (self._complete and self._chunked):
+            raise BrokenReplyError("bytes after the head")
+        if not self._complete:
+            self._complete = True
+            self._keep_alive = self._keep_alive and self._parser.should_keep_alive()
+            self._parser = httptools.HttpResponseParser(self)
+        self._keep_alive = self._keep_alive and _ends_framing(data)
+
+    def _ends_with(self, data: bytes) -> bool:
+        """Whether nothing in ``data`` follows the reply, for certain.
+
+        What may follow is line ends only, which llhttp passes over; it refuses anything else.
+        """
+        if self._head is None or not self._head.content_length:
+            return _ends_framing(data)
+        if data[-1] not in _LINE_ENDS:
+            return True
+        # the body ends with line ends itself
+        tail = b"".join(self._pieces)
+        length = len(tail)
+        return length == len(data) or (tail.strip(_LINE_ENDS) != b"" and data[-length:] == tail)
+
+    # --- llhttp --------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """A reply begins, the one awaited or one too many."""
+        if self._complete:
+            self._extra = True
+
+    def on_status(self, reason: bytes) -> None:
+        """Keep the reason phrase."""
+        self._reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; trailers (RFC 9110 §6.5) are dropped."""
+        if self._head is None:
+            self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """Judge the framing of the body."""
+        status = self._parser.get_status_code()
+        if 100 <= status < 200 and status != 101:
+            return
+        if status < 200:
+            raise BrokenReplyError("a status that nobody asked for")
+        version = self._parser.get_http_version()
+        head = self._head = reply_head(status, self._reason, self._headers, version)
+        self._chunked = is_chunked(self._headers)
+        self._until_close = head.content_length is None and not self._chunked
+        # HTTP/1.0 knows no chunks: one such reply may be read, none after it (RFC 9112 §6.1)
+        self._keep_alive = not (self._until_close or (self._chunked and version == "1.0"))
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a piece of the body until the segment has been parsed."""
+        self._pieces.append(body)
+
+    def on_message_complete(self) -> None:
+        """A reply is whole; an interim one is forgotten (RFC 9110 §15.2)."""
+        if self._head is None:
+            if self._pieces:
+                raise BrokenReplyError("an interim reply with a body")
+            self._headers = []
+            self._reason = b""
+        else:
+            self._complete = True
+            # asked only now: trailers may hold a Connection header, too
+            self._keep_alive = self._keep_alive and self._parser.should_keep_alive()
+
+
+def _ends_framing(data: bytes) -> bool:
+    """Whether the last line of ``data`` is the only empty one there."""
+    end = data[-5:]
+    return len(end) == 5 and end[1:] == HEAD_END and end[0] not in _LINE_ENDS

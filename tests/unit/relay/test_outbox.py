@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+from ollad.relay.outbox import Outbox
+
+if TYPE_CHECKING:
+    import pytest
+
+
+class Transport:
+    def __init__(self, *, closing: bool = False, broken: bool = False) -> None:
+        self.written: list[bytes] = []
+        self.closing = closing
+        self.broken = broken
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def write(self, data: bytes) -> None:
+        if self.broken:
+            raise RuntimeError("closed")
+        self.written.append(data)
+
+    def abort(self) -> None:
+        self.closing = True
+
+
+def write(outbox: Outbox, transport: Transport, data: bytes) -> None:
+    outbox.write(cast("asyncio.Transport", transport), data)
+
+
+async def test_what_is_written_in_a_turn_is_written_at_its_end_in_order() -> None:
+    outbox, one, two = Outbox(), Transport(), Transport()
+    for data in (b"a", b"b"):
+        write(outbox, one, data)
+        write(outbox, two, data)
+    assert (one.written, len(outbox)) == ([], 4)
+    await asyncio.sleep(0)
+    assert (one.written, two.written, len(outbox)) == ([b"a", b"b"], [b"a", b"b"], 0)
+
+
+async def test_each_turn_is_written_by_itself() -> None:
+    outbox, one = Outbox(), Transport()
+    for data in (b"a", b"b"):
+        write(outbox, one, data)
+        await asyncio.sleep(0)
+        assert one.written[-1] == data
+
+
+async def test_whoever_is_called_later_in_the_turn_finds_it_written() -> None:
+    outbox, one = Outbox(), Transport()
+    seen: list[list[bytes]] = []
+    write(outbox, one, b"a")
+    asyncio.get_running_loop().call_soon(lambda: seen.append([*one.written]))
+    await asyncio.sleep(0)
+    assert seen == [[b"a"]]
+
+
+async def test_nothing_is_written_to_what_is_closing() -> None:
+    outbox, one = Outbox(), Transport()
+    write(outbox, one, b"a")
+    one.closing = True
+    await asyncio.sleep(0)
+    assert one.written == []
+
+
+async def test_a_transport_that_cannot_be_written_to_keeps_nobody_from_being(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    outbox, broken, one = Outbox(), Transport(broken=True), Transport()
+    write(outbox, broken, b"a")
+    write(outbox, one, b"b")
+    await asyncio.sleep(0)
+    assert (one.written, broken.closing) == ([b"b"], True)
+    assert "cannot be written to" in capsys.readouterr().out
