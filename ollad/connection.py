@@ -11,49 +11,35 @@ import asyncio
 import re
 from contextlib import suppress
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
-from aiohttp import HttpVersion10, HttpVersion11, hdrs
+from aiohttp import HttpVersion10, HttpVersion11, StreamReader, hdrs
 from aiohttp.http import RawRequestMessage, StreamWriter
-from aiohttp.http_exceptions import (
-    BadHttpMessage,
-    BadHttpMethod,
-    BadStatusLine,
-    HttpProcessingError,
-    InvalidHeader,
-    InvalidURLError,
-    LineTooLong,
-)
+from aiohttp.http_exceptions import BadStatusLine, HttpProcessingError
 from aiohttp.web_protocol import _ErrInfo
 
-from ollad.errors import (
-    OUR_MISTAKE,
-    BadRequestError,
-    GatewayError,
-    HeadersTooLargeError,
-    RequestTimeoutError,
-    UriTooLongError,
-)
-from ollad.patience import HeadTimeoutError, PatientHandler
+from ollad.errors import OUR_MISTAKE, GatewayError
+from ollad.framing import HEAD_END
+from ollad.malformed import LONGEST_FIELD, LONGEST_TARGET, InvalidHostError, malformed
+from ollad.patience import PatientHandler
+from ollad.record import RECORD
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
-    from aiohttp import StreamReader, web
+    from aiohttp import web
     from structlog.typing import FilteringBoundLogger
 
     from ollad.config.schema import Server
+    from ollad.dispatch import Attempt
+    from ollad.record import RequestRecord
 
     Refuse = Callable[[web.BaseRequest, GatewayError], web.Response]
     Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-__all__ = ["Connection"]
+__all__ = ["Begun", "Connection", "FastPath"]
 
 _VERSIONS: Final = frozenset({HttpVersion10, HttpVersion11})
-_LONGEST_TARGET: Final = 8190
-_LONGEST_FIELD: Final = 16380
-"""Bytes of one header's name and value; not the same as for the target, so that errors differ."""
-
 _MOST_FIELDS: Final = 128
 
 _HOST: Final = re.compile(
@@ -66,8 +52,43 @@ _LINGER_SECONDS: Final = 10.0
 """How long the rest of a body nobody wants may take to arrive."""
 
 
-class _InvalidHostError(BadHttpMessage):
-    """The value of ``Host`` is none."""
+_COLLECT_SECONDS: Final = 1.0
+"""How long the rest of a small body is waited for before aiohttp is left to wait for it."""
+
+_LOST: Final = -1
+"""Bytes missing of a request where nobody counts them."""
+
+
+class Begun(Protocol):
+    """A request that is being served without aiohttp, or was until it could not be."""
+
+    record: RequestRecord
+    body: bytes
+    refusal: GatewayError | None
+    """Why the client may not make it, as far as that depends on keys and limits."""
+
+    attempt: Attempt | None
+    """One that was made for it, with its outcome; None if there was none."""
+
+    @property
+    def message(self) -> RawRequestMessage:
+        """Its head, but for the value of ``Content-Length``."""
+
+    def client_gone(self) -> None:
+        """The connection is lost; whatever is kept for the request has to go."""
+
+    def cancel(self) -> None:
+        """End it, as the daemon will not wait any longer."""
+
+
+class FastPath(Protocol):
+    """What serves requests with heads that were seen before."""
+
+    def serve(self, connection: Connection, data: bytes) -> bool:
+        """Serve the request that ``data`` begins with; False: it is none of those, yet."""
+
+    def learn(self, message: RawRequestMessage, data: bytes, end: int) -> None:
+        """Remember the head of a request, which ends at ``end`` and has been taken."""
 
 
 class Connection(PatientHandler):
@@ -80,13 +101,34 @@ class Connection(PatientHandler):
         refuse: makes the response to a request that did not reach the application.
         known: what serves the requests of a method and a path, of those that need no resolver.
         limits: how long it may be idle, and the head of a request may take.
+        fast: serves what is served without aiohttp.
 
     Attributes:
+        occupant: what serves a request without the task; ``vacate`` or ``hand_over`` ends that.
+        on_pressure: called whenever what was written begins to wait for the client.
+        on_relief: called once, when it waits no longer.
         peer: address of its other end; empty for a unix socket.
         scheme: ``http`` or ``https``, as the peer speaks.
     """
 
-    __slots__ = ("_known", "_logger", "_refuse", "peer", "scheme")
+    __slots__ = (
+        "_collecting",
+        "_fast",
+        "_handed",
+        "_idle",
+        "_known",
+        "_lacking",
+        "_logger",
+        "_missing",
+        "_pieces",
+        "_refuse",
+        "_vacancy",
+        "_work",
+        "on_pressure",
+        "on_relief",
+        "peer",
+        "scheme",
+    )
 
     def __init__(
         self,
@@ -97,6 +139,7 @@ class Connection(PatientHandler):
         refuse: Refuse,
         known: Mapping[tuple[str, str], Serve],
         limits: Server,
+        fast: FastPath,
     ) -> None:
         super().__init__(
             server,
@@ -105,13 +148,25 @@ class Connection(PatientHandler):
             keepalive_timeout=limits.keepalive_timeout,
             access_log=None,  # aiohttp's own way to have none
             auto_decompress=False,
-            max_line_size=_LONGEST_TARGET,
-            max_field_size=_LONGEST_FIELD,
+            max_line_size=LONGEST_TARGET,
+            max_field_size=LONGEST_FIELD,
             max_headers=_MOST_FIELDS,
         )
         self._logger = logger
         self._refuse = refuse
         self._known = known
+        self._fast = fast
+        self.occupant: Begun | None = None
+        self._handed: Begun | None = None
+        self._idle = True  # as far as the task knows
+        self._work: Coroutine[Any, Any, None] | None = None
+        self._vacancy: asyncio.Future[None] | None = None
+        self._missing = 0  # of the request that has come last; 0: the next bytes begin another
+        self._pieces: list[bytes] = []
+        self._lacking = 0
+        self._collecting: asyncio.TimerHandle | None = None
+        self.on_pressure: Callable[[], None] | None = None
+        self.on_relief: Callable[[], None] | None = None
         self.peer = ""
         self.scheme = "http"
 
@@ -123,8 +178,77 @@ class Connection(PatientHandler):
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = "https"
 
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Let go of what is under way."""
+        begun, self.occupant, self._handed = self.occupant or self._handed, None, None
+        self._stop_collecting()
+        work, self._work = self._work, None
+        if work is not None:
+            work.close()
+        super().connection_lost(exc)
+        if begun is not None:
+            begun.client_gone()
+
+    def pause_writing(self) -> None:
+        """The client does not take what was written."""
+        super().pause_writing()
+        if self.on_pressure is not None:
+            self.on_pressure()
+
+    def resume_writing(self) -> None:
+        """The client has taken what was written."""
+        super().resume_writing()
+        relief, self.on_relief = self.on_relief, None
+        if relief is not None:
+            relief()
+
+    # --- what arrives --------------------------------------------------------------------------
+
     def data_received(self, data: bytes) -> None:
-        """Take no request after which it is uncertain where the next one begins.
+        """Take requests, those with heads that were seen before without aiohttp."""
+        if self._lacking:
+            self._collect(data)
+        elif (
+            self.occupant is not None
+            or self._missing
+            or not self._idle
+            or self._messages
+            or self._paused
+            or not self._fast.serve(self, data)
+        ):
+            # something is being served, or it is no request that can be served without aiohttp
+            self._receive(data)
+
+    def collect(self, data: bytes, lacking: int) -> None:
+        """Keep the beginning of a request of which ``lacking`` bytes are still to come."""
+        self.stop_clock()
+        self._pieces.append(data)
+        self._lacking = lacking
+        self._collecting = self._loop.call_later(_COLLECT_SECONDS, self._receive_collected)
+
+    def _collect(self, data: bytes) -> None:
+        self._pieces.append(data)
+        self._lacking -= len(data)
+        if self._lacking > 0:
+            return
+        whole = b"".join(self._pieces)
+        self._stop_collecting()
+        self.data_received(whole)
+
+    def _stop_collecting(self) -> None:
+        self._pieces.clear()
+        self._lacking = 0
+        if self._collecting is not None:
+            self._collecting.cancel()
+            self._collecting = None
+
+    def _receive_collected(self) -> None:
+        data = b"".join(self._pieces)
+        self._stop_collecting()
+        self._receive(data)
+
+    def _receive(self, data: bytes) -> None:
+        """Leave bytes to aiohttp, but take no request after which the next has no certain place.
 
         llhttp takes a request line without a version, and ones of HTTP/0.9 and 2.0, as if they were
         of 1.1; and behind a request with ``Upgrade`` aiohttp loses what came in the same segment.
@@ -140,14 +264,111 @@ class Connection(PatientHandler):
             if message.version not in _VERSIONS:
                 self._messages[place] = (_ErrInfo(400, BadStatusLine(), ""), body)
             elif not _HOST.fullmatch(message.headers.get(hdrs.HOST, "")):
-                self._messages[place] = (_ErrInfo(400, _InvalidHostError(""), ""), body)
+                self._messages[place] = (_ErrInfo(400, InvalidHostError(""), ""), body)
             elif message.upgrade:
                 self._messages[place] = (message._replace(should_close=True), body)
+        if self._missing > 0:
+            self._missing = max(_LOST, self._missing - len(data))
+        elif self._missing == 0 and data:
+            self._missing = self._rest(data, queued)
+
+    def _rest(self, data: bytes, queued: int) -> int:
+        """Bytes missing of the request that ``data`` begins; ``_LOST`` if it is not only one.
+
+        Args:
+            data: from the beginning of a request.
+            queued: how many requests were waiting before.
+        """
+        if len(self._messages) != queued + 1:
+            return _LOST
+        message, _ = self._messages[-1]
+        if not isinstance(message, RawRequestMessage) or message.chunked or message.upgrade:
+            return _LOST
+        end = data.find(HEAD_END) + len(HEAD_END)
+        rest = end + int(message.headers.get(hdrs.CONTENT_LENGTH, 0)) - len(data)
+        if rest == 0:
+            self._fast.learn(message, data, end)
+        return max(_LOST, rest)
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Read on, if reading was paused at all: the reader of each small body asks for it."""
         if self._reading_paused:
             super().resume_reading(resume_parser)
+
+    def renew_parser(self) -> None:
+        """Parse what comes next as the beginning of a request, whatever has come before."""
+        super().renew_parser()
+        self._missing = 0
+
+    # --- what is served without aiohttp --------------------------------------------------------
+
+    @property
+    def closing(self) -> bool:
+        """Whether no further request will be served."""
+        return self._close or self._force_close
+
+    def vacate(self, *, keep_alive: bool) -> None:
+        """The occupant has answered; the connection may be used again if ``keep_alive``."""
+        self.occupant = None
+        if not keep_alive or self._close:
+            self.force_close()
+            return
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self._keepalive_handle is None:
+            self._await_another()
+        if self._vacancy is not None:
+            self._tell_vacancy()
+
+    def hand_over(self, begun: Begun) -> None:
+        """Have a request served by the task of the connection, whatever was done for it before."""
+        self.occupant = None
+        if self.transport is None or self._force_close:
+            begun.client_gone()
+            return
+        self._handed = begun
+        # with a limit that the body does not reach: nothing is to be paused for what is here
+        body = StreamReader(self, len(begun.body), loop=self._loop)
+        body.feed_data(begun.body)
+        body.feed_eof()
+        self._messages.appendleft((begun.message, body))
+        self._wake()
+        self._tell_vacancy()
+
+    def take_begun(self) -> Begun | None:
+        """What was done before for the request that is served now; given once."""
+        begun, self._handed = self._handed, None
+        return begun
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have the task of the connection, which has nothing to do, carry out ``work``."""
+        self._work = work
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _tell_vacancy(self) -> None:
+        if self._vacancy is not None and not self._vacancy.done():
+            self._vacancy.set_result(None)
+
+    def _process_keepalive(self) -> None:
+        """Close the connection if it is idle, which it is not while it waits for its occupant."""
+        if self.occupant is not None or self._lacking:
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        super()._process_keepalive()
+
+    def _expect_another(self) -> None:
+        """Let the time run within which another request has to come."""
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self._keepalive_handle is None:
+            self._await_another()
+
+    def _await_another(self) -> None:
+        closing = self._next_keepalive_close_time
+        self._keepalive_handle = self._loop.call_at(closing, self._process_keepalive)
+
+    # --- what is served with aiohttp -----------------------------------------------------------
 
     async def start(self) -> None:
         """Serve the connection's requests, one after the other.
@@ -160,10 +381,14 @@ class Connection(PatientHandler):
             while not self._force_close:
                 if self._messages:
                     await asyncio.sleep(0)  # whoever pipelines must not keep all others waiting
-                else:
+                elif self._work is None:
                     await self._message()
+                if not await self._ready():
+                    continue
+                self._idle = False
                 serve = self._known_server()
                 if serve is None:
+                    self._missing = _LOST
                     await super().start()
                     return
                 if not await self._serve(serve):
@@ -173,6 +398,23 @@ class Connection(PatientHandler):
             raise
         if self.transport is not None and not self._force_close:
             self.transport.close()
+
+    async def _ready(self) -> bool:
+        """Whether the next request can be served; waits for what is in its way."""
+        work, self._work = self._work, None
+        if work is not None:
+            await work
+        elif self.occupant is not None:
+            self._vacancy = self._loop.create_future()
+            try:
+                await self._vacancy
+            finally:
+                self._vacancy = None
+        elif self._paused:
+            await self._drain_helper()
+        else:
+            return bool(self._messages)
+        return False
 
     async def _message(self) -> None:
         """Wait until a request's head has arrived."""
@@ -196,7 +438,8 @@ class Connection(PatientHandler):
         task = self._task_handler
         if self._parser is None or self._request_factory is None or task is None:
             return False  # lost by now
-        self._parser.message_consumed()
+        if self._handed is None:
+            self._parser.message_consumed()
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()
         request = cast(
@@ -224,10 +467,8 @@ class Connection(PatientHandler):
         self._keepalive = bool(response.keep_alive)
         if not self._keepalive or self._close or not body.is_eof():
             return False
-        closing = self._loop.time() + self._keepalive_timeout
-        self._next_keepalive_close_time = closing
-        if self._keepalive_handle is None:
-            self._keepalive_handle = self._loop.call_at(closing, self._process_keepalive)
+        self._expect_another()
+        self._idle = True
         return True
 
     async def _pass_over(self, body: StreamReader) -> None:
@@ -255,11 +496,12 @@ class Connection(PatientHandler):
         if isinstance(exc, ConnectionError):
             raise exc
         if isinstance(exc, HttpProcessingError):
-            error: GatewayError = _malformed(exc)
+            error: GatewayError = malformed(exc)
         else:
             self._logger.error("unexpected error below the application", exc_info=exc)
             error = GatewayError(OUR_MISTAKE)
-        if request.writer.output_size:
+        record = request.get(RECORD)
+        if request.writer.output_size or (record is not None and record.status):
             raise ConnectionResetError("A response has begun already.")
         return self._refuse(request, error)
 
@@ -270,29 +512,3 @@ class Connection(PatientHandler):
             exc_info=options.get("exc_info", True),
             detail=str(args[0]) if args else None,
         )
-
-
-def _malformed(error: HttpProcessingError) -> GatewayError:
-    """What to tell a client whose request is no HTTP, without quoting it."""
-    match error:
-        case HeadTimeoutError():
-            return RequestTimeoutError(
-                "The headers of the request did not arrive in time (server.header_timeout)."
-            )
-        case LineTooLong(args=(_, limit, *_)) if limit == _LONGEST_TARGET:
-            return UriTooLongError(f"The request target is longer than {_LONGEST_TARGET} bytes.")
-        case LineTooLong():
-            return HeadersTooLargeError(f"A header is longer than {_LONGEST_FIELD} bytes.")
-        case InvalidHeader():
-            what = "one of its headers is invalid"
-        case InvalidURLError():
-            what = "its target is invalid"
-        case _InvalidHostError():
-            what = "its Host is invalid"
-        case BadHttpMethod():
-            what = "its method is invalid (was TLS meant? This port speaks plain HTTP)"
-        case BadStatusLine():
-            what = "its request line is invalid, or not of HTTP/1"
-        case _:
-            what = "its headers or the framing of its body are invalid"
-    return BadRequestError(f"This is no valid HTTP/1.1 request: {what}.", code="malformed_http")

@@ -391,7 +391,7 @@ class Daemon:
         """Wait until nothing is under way, nor about to be."""
         if self._inherited:
             await asyncio.sleep(_LAST_ARRIVALS)
-        await traffic.idle.wait()
+        await traffic.idle()
 
     async def close(self) -> None:
         """Stop listening and give everything back; what is still under way is cut."""

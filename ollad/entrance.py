@@ -17,6 +17,8 @@ from ollad.jsontext import append_members, replace_members
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from multidict import CIMultiDictProxy
+
     from ollad.auth import Key
     from ollad.gateway import Gateway
     from ollad.record import RequestRecord
@@ -44,9 +46,15 @@ _UNSALTED: Final = frozenset(
 
 
 def enter(
-    request: web.Request, record: RequestRecord, gateway: Gateway
+    method: str, headers: CIMultiDictProxy[str], record: RequestRecord, gateway: Gateway
 ) -> web.StreamResponse | None:
     """Let a request in, or answer the question of a browser whether it would be.
+
+    Args:
+        method: of the request.
+        headers: of the request.
+        record: of the request.
+        gateway: the running daemon.
 
     Returns:
         The answer to a preflight request; None for any other, which may go on.
@@ -58,10 +66,9 @@ def enter(
     runtime = gateway.runtime
     cors, gate = runtime.cors, runtime.gate
     if cors.enabled:
-        headers = request.headers
         origin = headers.get(hdrs.ORIGIN)
         record.cors = cors.headers(origin)
-        if request.method == hdrs.METH_OPTIONS:
+        if method == hdrs.METH_OPTIONS:
             granted = cors.preflight(
                 origin,
                 headers.get(hdrs.ACCESS_CONTROL_REQUEST_METHOD),
@@ -71,8 +78,8 @@ def enter(
                 record.cors = granted
                 return web.Response(status=204)
     if gate.closed and record.path not in _OPEN:
-        key = record.key = gate.authenticate(request.headers)
-        if request.method in _COSTLY and record.path.startswith(PREFIX):
+        key = record.key = gate.authenticate(headers)
+        if method in _COSTLY and record.path.startswith(PREFIX):
             record.lease = key.meter.lease(key.name, gateway.clock())
     return None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from aiohttp import web
 
@@ -75,42 +75,53 @@ def make_runtime(config: Config, pool: Pool, now: float, before: Runtime | None 
     )
 
 
+class Cancellable(Protocol):
+    """What serves a request; a task, mostly."""
+
+    def cancel(self) -> object:
+        """Serve it no longer."""
+
+
 class Traffic:
     """Knows the requests under way, so that a daemon that drains can wait for them or cut them.
 
     Attributes:
-        idle: set while there are none.
+        under_way: what serves them.
         cut_off: whether those under way were told to end.
     """
 
-    __slots__ = ("_tasks", "cut_off", "idle")
+    __slots__ = ("_idle", "cut_off", "under_way")
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self.under_way: set[Cancellable] = set()
         self.cut_off = False
-        self.idle = asyncio.Event()
-        self.idle.set()
+        self._idle: asyncio.Event | None = None
 
     def __len__(self) -> int:
         """How many requests are under way."""
-        return len(self._tasks)
+        return len(self.under_way)
 
-    def enter(self, task: asyncio.Task[Any]) -> None:
-        """``task`` has begun to serve a request; ``leave`` must follow."""
-        self._tasks.add(task)
-        self.idle.clear()
+    def enter(self, server: Cancellable) -> None:
+        """``server`` has begun to serve a request; ``leave`` must follow."""
+        self.under_way.add(server)
 
-    def leave(self, task: asyncio.Task[Any]) -> None:
-        """The answer of ``task`` has ended."""
-        self._tasks.discard(task)
-        if not self._tasks:
-            self.idle.set()
+    def leave(self, server: Cancellable) -> None:
+        """The answer of ``server`` has ended."""
+        self.under_way.discard(server)
+        if self._idle is not None and not self.under_way:
+            self._idle.set()
+
+    async def idle(self) -> None:
+        """Return once no request is under way."""
+        while self.under_way:
+            self._idle = asyncio.Event()
+            await self._idle.wait()
 
     def cut(self) -> None:
         """Cancel what is under way."""
         self.cut_off = True
-        for task in self._tasks:
-            task.cancel()
+        for server in tuple(self.under_way):
+            server.cancel()
 
 
 @dataclass(slots=True)

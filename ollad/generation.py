@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from ollad.gateway import GATEWAY
+from ollad.intake import read_call
 from ollad.record import RECORD
 from ollad.replies import Reading
 from ollad.serving import relay_call
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from ollad.call import Call
-    from ollad.gateway import Runtime
-    from ollad.serving import Relayed
+    from ollad.record import RequestRecord
+    from ollad.serving import Relayed, Relaying
     from ollad.sglang.annotate import Usage
 
 __all__ = [
@@ -31,8 +32,9 @@ __all__ = [
     "context_tokens",
     "elapsed_milliseconds",
     "generated_text",
-    "relay_generation",
+    "relay",
     "upstream_rid",
+    "usual_metrics",
 ]
 
 OPENAI: Final = Reading("openai", openai_usage)
@@ -42,15 +44,21 @@ GENERATE: Final = Reading("generate", generate_usage, tail=1024 * 1024)
 """Replies of ``/generate``; each event of a stream repeats the whole text and its token ids."""
 
 
-async def relay_generation(
-    request: web.Request, runtime: Runtime, call: Call
-) -> web.StreamResponse:
-    """Relay an OpenAI-style generation; a whole reply gets the page's ``metrics`` member."""
+def usual_metrics(
+    reply: Mapping[str, Any], usage: Usage, _call: Call, _record: RequestRecord, elapsed: int
+) -> Mapping[str, bytes]:
+    """The page's ``metrics`` member of OpenAI-style generations."""
+    return {} if "metrics" in reply else {"metrics": metrics_member(usage, elapsed)}
 
-    def members(_reply: Mapping[str, Any], usage: Usage) -> Mapping[str, bytes]:
-        return {"metrics": metrics_member(usage, elapsed_milliseconds(request))}
 
-    relayed = await relay_call(request, runtime, call, OPENAI, members)
+async def relay(request: web.Request, relaying: Relaying) -> web.StreamResponse:
+    """Serve a request of a route that has nothing particular to it."""
+    app = request.app
+    runtime = app[GATEWAY].runtime
+    call = await read_call(request, runtime, relaying.target, identity=relaying.identity)
+    relayed = await relay_call(request, runtime, call, relaying.reading, relaying.members)
+    if relaying.finished is not None:
+        relaying.finished(app, call, relayed, request[RECORD])
     return relayed.response
 
 

@@ -9,7 +9,7 @@ import asyncio
 import uuid
 from email.message import Message
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 from aiohttp import HttpVersion11
@@ -26,12 +26,13 @@ from ollad.excerpt import LONG as LONG_TEXT
 from ollad.excerpt import read_excerpt
 from ollad.gateway import GATEWAY
 from ollad.headers import shown_header
-from ollad.jsontext import parse_object, replace_members
+from ollad.jsontext import load_object, refuse_nesting, replace_members
 from ollad.model_choice import find_model
 from ollad.multipart import form_field
 from ollad.record import RECORD
 from ollad.sglang.media import check_media, names_media
 from ollad.sglang.parameters import ignored_parameters, refuse_fields, replace_rid
+from ollad.sglang.plain import is_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -40,12 +41,24 @@ if TYPE_CHECKING:
 
     from ollad.config.schema import Server
     from ollad.gateway import Runtime
+    from ollad.record import RequestRecord
 
-__all__ = ["fresh_rid", "inbound_of", "read_body", "read_call", "read_upload"]
+__all__ = [
+    "COUNTED",
+    "JSON",
+    "Document",
+    "complete_call",
+    "fresh_rid",
+    "inbound_of",
+    "read_body",
+    "read_call",
+    "read_document",
+    "read_upload",
+]
 
-_JSON: Final = "application/json"
+JSON: Final = "application/json"
 
-_COUNTED: Final = 16 * 1024
+COUNTED: Final = 16 * 1024
 """Bytes from which a body counts as held; smaller ones are bounded by the connections."""
 
 _SHOWN: Final = 200  # characters of a client's text in a message
@@ -101,7 +114,7 @@ def _refuse_encoding(encodings: Iterable[str]) -> None:
 
 def _hold(request: web.Request, size: int) -> None:
     """Count ``size`` bytes of the body as held, unless they are few."""
-    if size >= _COUNTED:
+    if size >= COUNTED:
         record = request[RECORD]
         request.app[GATEWAY].bodies.take(size - record.held_bytes)
         record.held_bytes = size
@@ -175,7 +188,7 @@ async def read_call(
     Raises:
         GatewayError: whatever is wrong with it, as a 4xx.
     """
-    if request.headers.get("Content-Type") != _JSON and request.content_type != _JSON:
+    if request.headers.get("Content-Type") != JSON and request.content_type != JSON:
         given = shown_header(request.headers, "Content-Type")[:_SHOWN]
         raise UnsupportedMediaTypeError(
             f"Content-Type '{given}' is not taken here; "
@@ -183,38 +196,98 @@ async def read_call(
             param="Content-Type",
         )
     body = await read_body(request, runtime.config.server)
-    excerpt = read_excerpt(body) if len(body) >= LONG_TEXT else None
-    document, omitted = (parse_object(body), 0) if excerpt is None else excerpt
-    refuse_fields(document)
-    if names_media(document):
-        check_media(document, runtime.config.media)
     record = request[RECORD]
-    record.ignored_parameters = ignored_parameters(document)
-    rid = None
-    if "rid" in document:
-        body, rid = replace_rid(body, document, fresh_rid)
+    taken = read_document(body, record, runtime)
+    document = taken.document
     named = document
     if document.get("model") in (None, "") and "X-Olla-Model" not in request.headers:
         named = {"model": usual_model(document)}
     model, spliced = await find_model(request, runtime, named)
+    inbound = inbound_of(request, runtime)
+    query = _with_query(target, request)
+    return complete_call(taken, record, inbound, query, model, spliced, identity)
+
+
+class Document(NamedTuple):
+    """A JSON request that clients may send.
+
+    Attributes:
+        body: its text, with a ``rid`` of ollad's own in the place of the client's.
+        document: the client's body, parsed; of long texts it may have the beginnings only.
+        rid: the client's own, if it is one string.
+        omitted: bytes of texts that it is without.
+    """
+
+    body: bytes
+    document: dict[str, Any]
+    rid: str | None
+    omitted: int = 0
+
+
+def read_document(body: bytes, record: RequestRecord, runtime: Runtime) -> Document:
+    """Parse the body of a request and find what it may not ask for.
+
+    Raises:
+        BadRequestError: naming what is wrong.
+    """
+    excerpt = read_excerpt(body) if len(body) >= LONG_TEXT else None
+    if excerpt is None:
+        document, omitted = load_object(body), 0
+        if is_plain(document):
+            return Document(body, document, None)
+        refuse_nesting(body, document)
+    else:
+        document, omitted = excerpt
+    refuse_fields(document)
+    if names_media(document):
+        check_media(document, runtime.config.media)
+    record.ignored_parameters = ignored_parameters(document)
+    body, rid = replace_rid(body, document, fresh_rid)
+    return Document(body, document, rid, omitted)
+
+
+def complete_call(
+    given: Document,
+    record: RequestRecord,
+    inbound: Inbound,
+    target: str,
+    model: str,
+    spliced: str | None,
+    identity: bool,
+) -> Call:
+    """What is to be sent to a backend.
+
+    Args:
+        given: the request.
+        record: of the request.
+        inbound: where it came from.
+        target: path on the backend, and the query.
+        model: id of the model it is for.
+        spliced: the name of that to write into the body, if that differs from what stands there.
+        identity: whether the reply must come without content encoding.
+
+    Raises:
+        GatewayError: its key does not allow it.
+    """
+    body, document, rid, omitted = given
     if spliced is not None:
         body = replace_members(body, {"model": orjson.dumps(spliced)})
     key = record.key
     if key is not None:
         check_adapters(document, key)
         if key.salted:
-            body, document = salted(body, document, key, target)
+            body, document = salted(body, document, key, target.partition("?")[0])
     return Call(
         record.family,
-        request.method,
-        _with_query(target, request),
+        record.method,
+        target,
         body,
-        inbound_of(request, runtime),
-        document=document,
-        model=model,
-        rid=rid,
-        tenant=record.tenant,
-        identity=identity,
+        inbound,
+        document,
+        model,
+        rid,
+        record.tenant,
+        identity,
         omitted=omitted,
     )
 

@@ -11,19 +11,20 @@ import random
 from typing import TYPE_CHECKING, Final
 
 import orjson
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import PayloadEncodingError
 
-from ollad.announcement import PREFIX, announced_lines, announcement
+from ollad.announcement import PREFIX, announcement
+from ollad.closing import close_record, note_cut, send_held
 from ollad.connection import Connection
+from ollad.dispatch import ATTEMPTED
 from ollad.entrance import enter, leave
 from ollad.errors import OUR_MISTAKE, BadRequestError, GatewayError, UnavailableError
 from ollad.gateway import GATEWAY
-from ollad.headers import client_address, new_request_id, reply_lines, valid_request_id
-from ollad.logs import access_line
+from ollad.headers import client_address, new_request_id, valid_request_id
 from ollad.record import RECORD, RequestRecord
 from ollad.relay.cut import reset
-from ollad.relay.downstream import DownstreamReply, WholeReply
+from ollad.serving import SentReply, WholeReply
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -32,14 +33,12 @@ if TYPE_CHECKING:
     from aiohttp.typedefs import Middleware
     from structlog.typing import FilteringBoundLogger
 
+    from ollad.connection import Begun
     from ollad.gateway import Gateway
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 __all__ = ["Frame", "announce", "refuse_malformed"]
-
-_CLIENT_GONE: Final = 499
-"""nginx's status for a client that did not wait; never sent, only logged and counted."""
 
 _SERVER: Final = "ollad"
 _NOTHING: Final = "-"
@@ -86,19 +85,30 @@ class Frame:
     ) -> web.StreamResponse:
         """Have ``handler`` serve a request of an endpoint family."""
         gateway = self._gateway
-        record = _open_record(request, gateway, family)
+        begun = _begun(request)
+        record = _open_record(request, gateway, family) if begun is None else begun.record
+        request[RECORD] = record
         task = _current_task()
-        if api := record.path.startswith(PREFIX):
+        api = record.path.startswith(PREFIX)
+        if api:
             gateway.traffic.enter(task)
-        gateway.telemetry.request_started(family)
+        if begun is None:
+            gateway.telemetry.request_started(family)
+        else:
+            gateway.traffic.leave(begun)
+            if begun.attempt is not None:
+                request[ATTEMPTED] = begun.attempt
         try:
-            return await _serve(request, handler, gateway, record, self._logger)
+            return await _serve(request, handler, gateway, record, self._logger, begun)
         finally:
             if api:
                 gateway.traffic.leave(task)
+            left = None if begun is None else request.pop(ATTEMPTED, None)
+            if left is not None:
+                gateway.dispatcher.abandoned(family, left.place, "client_gone")
             if record.lease is not None or record.held_bytes:
                 leave(record, gateway)
-            _close_record(record, gateway, self._logger, access=self._access)
+            close_record(record, gateway, self._logger, access=self._access)
 
 
 def refuse_malformed(
@@ -130,8 +140,14 @@ def refuse_malformed(
     _set_headers(response, record, gateway)
     response.headers[hdrs.SERVER] = _SERVER
     response.force_close()
-    _close_record(record, gateway, logger, access=access)
+    close_record(record, gateway, logger, access=access)
     return response
+
+
+def _begun(request: web.Request) -> Begun | None:
+    """What has been done for the request before it came here."""
+    connection = request.protocol
+    return connection.take_begun() if isinstance(connection, Connection) else None
 
 
 def _current_task() -> asyncio.Task[Any]:
@@ -155,7 +171,7 @@ def _open_record(request: web.Request, gateway: Gateway, family: str) -> Request
         hops = ",".join(headers.getall("X-Forwarded-For"))
         client = client_address(peer, hops, trusted.__contains__)
     inbound_id = headers.get("X-Olla-Request-ID")
-    record = RequestRecord(
+    return RequestRecord(
         inbound_id if inbound_id and valid_request_id(inbound_id) else _new_id(gateway),
         gateway.clock(),
         client,
@@ -165,17 +181,6 @@ def _open_record(request: web.Request, gateway: Gateway, family: str) -> Request
         connection.scheme if isinstance(connection, Connection) else request.scheme,
         family,
     )
-    request[RECORD] = record
-    return record
-
-
-def _close_record(
-    record: RequestRecord, gateway: Gateway, logger: FilteringBoundLogger, *, access: bool
-) -> None:
-    seconds = gateway.clock() - record.started
-    gateway.telemetry.request_finished(record, seconds)
-    if access:
-        access_line(logger, record, seconds)
 
 
 async def _serve(
@@ -184,6 +189,7 @@ async def _serve(
     gateway: Gateway,
     record: RequestRecord,
     logger: FilteringBoundLogger,
+    begun: Begun | None,
 ) -> web.StreamResponse:
     """Have the request handled and its response sent, whatever happens on the way.
 
@@ -191,17 +197,21 @@ async def _serve(
     covers them to their last byte.
     """
     try:
-        response = await _answer(request, handler, gateway, record, logger)
-        sent: web.StreamResponse = response
+        response = await _answer(request, handler, gateway, record, logger, begun)
         if isinstance(response, WholeReply):
-            sent = _send_whole(request, response, gateway, record)
+            # what is left of a body that nobody wants is no request
+            last = not request.content.is_eof()
+            keep_alive = send_held(
+                request, response.head, response.whole, gateway, record, last=last
+            )
+            response.sent(keep_alive=keep_alive)
         elif not response.prepared:
             await _send(request, response, record)
-        if isinstance(sent, DownstreamReply) and sent.congested:
+        if isinstance(response, WholeReply | SentReply) and request.protocol._paused:  # noqa: SLF001 - as aiohttp's writer does
             # else a client that reads nothing could have one reply after another kept for it
-            await sent.relieved()
+            await request.protocol._drain_helper()  # noqa: SLF001 - likewise
     except (asyncio.CancelledError, ConnectionError):
-        _note_cut(request, gateway, record)
+        note_cut(request, gateway, record)
         raise
     return response
 
@@ -212,13 +222,12 @@ async def _answer(
     gateway: Gateway,
     record: RequestRecord,
     logger: FilteringBoundLogger,
+    begun: Begun | None,
 ) -> web.StreamResponse:
     try:
-        _refuse_while_draining(gateway, record)
-        if gateway.runtime.guarded:
-            answer = enter(request, record, gateway)
-            if answer is not None:
-                return answer
+        answer = _let_in(request, gateway, record, begun)
+        if answer is not None:
+            return answer
         return await handler(request)
     except GatewayError as error:
         if record.status:
@@ -235,6 +244,24 @@ async def _answer(
         raise
     except Exception as error:  # noqa: BLE001 - the connection is what it must not reach
         return _mistake(error, request, record, logger)
+
+
+def _let_in(
+    request: web.Request, gateway: Gateway, record: RequestRecord, begun: Begun | None
+) -> web.StreamResponse | None:
+    """Let a request in, unless that was done before, or answer it.
+
+    Raises:
+        GatewayError: it may not come in.
+    """
+    if begun is None or gateway.traffic.cut_off:
+        _refuse_while_draining(gateway, record)
+    if begun is not None:
+        if begun.refusal is not None:
+            raise begun.refusal
+    elif gateway.runtime.guarded:
+        return enter(request.method, request.headers, record, gateway)
+    return None
 
 
 def _mistake(
@@ -273,22 +300,6 @@ async def _send(request: web.Request, response: web.StreamResponse, record: Requ
     await response.write_eof()
 
 
-def _send_whole(
-    request: web.Request, response: WholeReply, gateway: Gateway, record: RequestRecord
-) -> DownstreamReply:
-    """Send a backend's reply that was held."""
-    elapsed = gateway.clock() - record.started
-    lines, sent = reply_lines(response.head.headers)
-    lines += announced_lines(record, elapsed, sent)
-    record.status = response.head.status
-    if record.first_byte is None:
-        record.first_byte = elapsed
-    # what is left of a body that nobody wants is no request
-    last = gateway.draining or not request.content.is_eof()
-    record.response_bytes = 0 if request.method == hdrs.METH_HEAD else len(response.whole)
-    return response.send(request, lines, last=last)
-
-
 def _close_after(response: web.StreamResponse) -> None:
     response.headers[hdrs.CONNECTION] = "close"
     response.force_close()
@@ -301,18 +312,6 @@ def _refuse_while_draining(gateway: Gateway, record: RequestRecord) -> None:
 
 def _draining() -> UnavailableError:
     return UnavailableError("ollad is shutting down. Try again shortly.", code="draining")
-
-
-def _note_cut(request: web.Request, gateway: Gateway, record: RequestRecord) -> None:
-    """Note that the answer did not get through, and by whose doing."""
-    cut_off = gateway.traffic.cut_off
-    record.error = record.error or ("shutdown" if cut_off else "client_gone")
-    if record.streamed:
-        gateway.telemetry.stream_abort(record.family, "shutdown" if cut_off else "client")
-    record.status = record.status or _CLIENT_GONE
-    if cut_off and request.transport is not None and request.version < HttpVersion11:
-        # its end would look like the end of the reply
-        reset(request.transport)
 
 
 def _translated(error: PayloadEncodingError | web.HTTPException) -> GatewayError:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ollad.auth import Key
     from ollad.backends.backend import Backend
     from ollad.gateway import Runtime
+    from ollad.record import RequestRecord
 
 __all__ = ["find_model", "resolve_model"]
 
@@ -34,19 +35,29 @@ async def find_model(
 
     They may have loaded it, an adapter for instance, since they were asked last.
     """
+    record, headers = request[RECORD], request.headers
     try:
-        return resolve_model(request, runtime, document)
+        return resolve_model(record, headers, runtime, document)
     except NotFoundError:
         await request.app[GATEWAY].refresh_models()
-        return resolve_model(request, runtime, document)
+        return resolve_model(record, headers, runtime, document)
 
 
 def resolve_model(
-    request: web.Request, runtime: Runtime, document: Mapping[str, Any]
+    record: RequestRecord,
+    headers: Mapping[str, str],
+    runtime: Runtime,
+    document: Mapping[str, Any],
 ) -> tuple[str, str | None]:
     """Find the model a request is for.
 
     The body's ``model`` counts, then the ``X-Olla-Model`` header, then the only model there is.
+
+    Args:
+        record: of the request.
+        headers: of the request.
+        runtime: the present configuration.
+        document: the body, or what names a model in its place.
 
     Returns:
         The model's id at the backends, and the name to write into the body if that differs from
@@ -57,7 +68,6 @@ def resolve_model(
         NotFoundError: a model that no backend serves.
         UnavailableError: no backend is up, or none of those that serve it.
     """
-    record = request[RECORD]
     named = document.get("model")
     if named is not None and not isinstance(named, str):
         raise BadRequestError(f"'model' must be a string, not {named!r:.40}.", param="model")
@@ -72,7 +82,7 @@ def resolve_model(
     anonymous = {"", _DEFAULT_MODEL} - {*served, *aliases}
     wanted = named or ""
     if wanted in anonymous:
-        wanted = shown_header(request.headers, "X-Olla-Model") or wanted
+        wanted = shown_header(headers, "X-Olla-Model") or wanted
     record.model = wanted or None
     if not served and (key is None or not runtime.pool.models()):
         raise UnavailableError("No backend is up. Try again shortly.", code="no_backend")

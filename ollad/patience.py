@@ -37,15 +37,19 @@ class PatientHandler(web.RequestHandler):
         manager: aiohttp's server.
         head_seconds: how long a head may take.
         options: for ``web.RequestHandler``.
+
+    Attributes:
+        occupant: what serves a request that the connection's task knows nothing of, if anything.
     """
 
-    __slots__ = ("_begun", "_head_seconds", "_late")
+    __slots__ = ("_begun", "_head_seconds", "_late", "occupant")
 
     def __init__(self, manager: web.Server, *, head_seconds: float, **options: Any) -> None:
         super().__init__(manager, **options)
         self._head_seconds = head_seconds
         self._begun = False
         self._late: asyncio.TimerHandle | None = None
+        self.occupant: object = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the clock."""
@@ -54,7 +58,7 @@ class PatientHandler(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Stop the clock."""
-        self._stop()
+        self.stop_clock()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -62,9 +66,8 @@ class PatientHandler(web.RequestHandler):
         before = self._request_count
         super().data_received(data)
         if self._request_count != before:
-            if self._late is not None:
-                self._stop()
-        elif self._waiter is not None and not self._waiter.done():
+            self.stop_clock()
+        elif self._waiter is not None and not self._waiter.done() and self.occupant is None:
             # nothing is being served, so this was a part of a head
             self._begun = True
             if self._late is None:
@@ -85,11 +88,12 @@ class PatientHandler(web.RequestHandler):
                 max_msg_queue_size=self._max_msg_queue_size,
             )
 
-    def _stop(self) -> None:
+    def stop_clock(self) -> None:
+        """No head is waited for."""
         if self._late is not None:
             self._late.cancel()
             self._late = None
-        self._begun = False
+            self._begun = False
 
     def _give_up(self) -> None:
         self._late = None

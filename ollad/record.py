@@ -6,7 +6,6 @@ the metrics. Between the two the request's own task is its only writer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["RECORD", "RequestRecord"]
 
 
-@dataclass(slots=True)
 class RequestRecord:
     """One client request.
 
@@ -51,14 +49,6 @@ class RequestRecord:
         error: why it failed, for the access line, or None.
     """
 
-    request_id: str
-    started: float
-    client: str
-    method: str
-    path: str
-    peer: str = ""
-    scheme: str = "http"
-    family: str = "other"
     model: str | None = None
     served_model: str | None = None
     endpoint: str | None = None
@@ -77,6 +67,27 @@ class RequestRecord:
     cors: tuple[tuple[str, str], ...] = ()
     usage: Usage | None = None
     error: str | None = None
+
+    # what is not known yet stays with the class, as most of it does for most of the time
+    def __init__(
+        self,
+        request_id: str,
+        started: float,
+        client: str,
+        method: str,
+        path: str,
+        peer: str = "",
+        scheme: str = "http",
+        family: str = "other",
+    ) -> None:
+        self.request_id = request_id
+        self.started = started
+        self.client = client
+        self.method = method
+        self.path = path
+        self.peer = peer
+        self.scheme = scheme
+        self.family = family
 
     @property
     def tenant(self) -> str:

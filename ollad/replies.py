@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ollad.announcement import announced_lines, final_announcement
 from ollad.errors import BackendError
-from ollad.headers import reply_lines
-from ollad.record import RECORD
-from ollad.relay.downstream import DownstreamReply
+from ollad.relay.chunks import opening
+from ollad.relay.downstream import Downstream
 from ollad.relay.exchange import Plan
 from ollad.sglang.annotate import cache_hit, spec_decode
-from ollad.sglang.events import StreamScanner, overloaded
+from ollad.sglang.events import StreamScanner
+from ollad.sglang.opening import read_opening
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from aiohttp import web
+    from collections.abc import Callable, Mapping, Sequence
 
     from ollad.gateway import Gateway, Runtime
     from ollad.metrics.histogram import Observations
     from ollad.record import RequestRecord
+    from ollad.relay.downstream import Client
     from ollad.relay.exchange import ReplyHead
     from ollad.sglang.annotate import Usage
+    from ollad.sglang.opening import Opening
 
 __all__ = ["HELD_REPLY_BYTES", "ClientSink", "HoldSink", "Reading"]
 
@@ -43,8 +43,13 @@ _FIRST_EVENT_BYTES: Final = 64 * 1024
 _UNBUFFERED: Final = b"X-Accel-Buffering: no\r\n"
 """Keeps nginx in front of ollad from collecting a stream."""
 
-_LOOK_BYTES: Final = 2 * 1024
-"""How much of a stream may pass before it is scanned, many events at once."""
+_RECENT_EVENTS: Final = 16
+"""Events of a stream that are kept to be scanned at its end: its figures stand in the last ones."""
+
+# as plain names, since each reply asks for them
+_DROP: Final = Plan.DROP
+_HOLD: Final = Plan.HOLD
+_STREAM: Final = Plan.STREAM
 
 _EVENT_END: Final = re.compile(rb"\n\n|\r\n\r\n|\r\r")
 
@@ -76,64 +81,74 @@ class Reading:
 
 
 class ClientSink:
-    """Sends a reply on to the client of ``request``."""
+    """Sends a reply on to the client.
 
-    __slots__ = (
-        "_gaps",
-        "_gateway",
-        "_last_chunk",
-        "_look_at",
-        "_pool",
-        "_reading",
-        "_record",
-        "_request",
-        "_scanner",
-        "_trailing",
-        "_unseen",
-    )
+    Args:
+        client: whose request it was.
+        record: of the request.
+        gateway: the running daemon.
+        runtime: the configuration that the request is served by.
+        reading: how the reply is read.
+    """
+
+    _gaps: Observations | None = None
+    _last_chunk: float | None = None
+    _opening: Opening | None = None
+    _passed = 0
+    """Bytes since the last that was scanned."""
+    _recent: Sequence[bytes] = ()
+    """The last events, not scanned yet."""
+    _scanner: StreamScanner | None = None
+    _trailing: frozenset[str] = frozenset()
 
     def __init__(
-        self, request: web.Request, gateway: Gateway, runtime: Runtime, reading: Reading
+        self,
+        client: Client,
+        record: RequestRecord,
+        gateway: Gateway,
+        runtime: Runtime,
+        reading: Reading,
     ) -> None:
-        self._request = request
-        self._record: RequestRecord = request[RECORD]
+        self._client = client
+        self._record = record
         self._gateway = gateway
-        self._pool = runtime.pool
+        self._runtime = runtime
         self._reading = reading
-        self._last_chunk: float | None = None
-        self._gaps: Observations | None = None
-        self._trailing: frozenset[str] = frozenset()
-        self._scanner: StreamScanner | None = None
-        self._unseen: list[bytes] = []
-        self._look_at = _LOOK_BYTES
         if reading.cached:
-            self._record.cache_hit = self._record.spec_decode = "unknown"
+            record.cache_hit = record.spec_decode = "unknown"
 
     @property
     def scanner(self) -> StreamScanner | None:
         """What was seen of a stream, up to its last byte; None for any other reply."""
-        self._look()
+        self.catch_up()
         return self._scanner
 
-    @property
-    def limit(self) -> int:
-        """Most bytes to hold."""
-        return HELD_REPLY_BYTES
+    def catch_up(self) -> None:
+        """Scan what has passed of a stream."""
+        scanner = self._scanner
+        if scanner is None or not self._recent:
+            return
+        recent = b"".join(self._recent)
+        scanner.skip(self._passed - len(recent))
+        scanner.feed(recent)
+        self._recent, self._passed = (), 0
+
+    limit = HELD_REPLY_BYTES
+    """Most bytes to hold."""
 
     def plan(self, head: ReplyHead) -> Plan:
         """Hold errors, which may be retried, and JSON whose figures are wanted."""
-        if self._request.method == "HEAD":
-            return Plan.DROP
-        if head.content_length is not None and head.content_length > HELD_REPLY_BYTES:
-            return Plan.STREAM
-        if head.status >= 400:
-            return Plan.HOLD
-        wanted = (
+        if self._client.method == "HEAD":
+            return _DROP
+        length = head.content_length
+        if length is not None and length > HELD_REPLY_BYTES:
+            return _STREAM
+        wanted = head.status >= 400 or (
             self._reading.usage is not None
             and head.status < 300
             and head.content_type.startswith("application/json")
         )
-        return Plan.HOLD if wanted else Plan.STREAM
+        return _HOLD if wanted else _STREAM
 
     def ready(self, head: ReplyHead, first: bytes) -> bool:
         """Whether any of the body, or the first event of a stream, is there."""
@@ -143,35 +158,40 @@ class ClientSink:
 
     def refuses(self, head: ReplyHead, first: bytes) -> bool:
         """Whether the stream begins with SGLang's queue-full error."""
-        return head.event_stream and overloaded(first)
+        if not head.event_stream:
+            return False
+        self._opening = read_opening(first, self._reading.kind, self._reading.tail)
+        return self._opening.overloaded
 
-    def begin(self, head: ReplyHead, first: bytes) -> DownstreamReply:
+    def begin(self, head: ReplyHead, first: bytes) -> Downstream:
         """Make the client's response."""
         record = self._record
         record.first_byte = self._gateway.clock() - record.started
         record.status = head.status
-        lines, sent = reply_lines(head.headers)
+        lines, sent = head.lines, head.believed
         if head.event_stream:
             record.streamed = True
             lines += _UNBUFFERED
             if self._reading.cached:
-                peek = StreamScanner(tail=self._reading.tail)
-                peek.feed(first)
-                self._announce(peek.final_usage(self._reading.kind))
-            self._scanner = StreamScanner(tail=self._reading.tail)
-            self._gaps = self._gateway.telemetry.chunk_gaps(record.family)
-            if _takes_trailers(self._request):
+                begun = self._opening or read_opening(first, self._reading.kind, self._reading.tail)
+                self._announce(begun.usage)
+                self._opening = None
+            self._watch_stream()
+            if _takes_trailers(self._client):
                 names = [name for name, _ in final_announcement(record, 0.0)]
                 self._trailing = frozenset([name for name in names if name not in sent])
-        return DownstreamReply(
-            self._request,
-            head.status,
-            head.reason,
+        return Downstream(
+            self._client,
+            head,
             lines + announced_lines(record, record.first_byte, sent),
-            head.content_length,
             last=self._gateway.draining,
             trailers=sorted(self._trailing),
         )
+
+    def _watch_stream(self) -> None:
+        """Make ready for what ``observe`` and ``observe_event`` will see."""
+        self._scanner = StreamScanner(tail=self._reading.tail)
+        self._gaps = self._gateway.telemetry.chunk_gaps(self._record.family)
 
     def trailers(self) -> list[tuple[str, str]]:
         """The figures of the whole stream."""
@@ -180,26 +200,34 @@ class ClientSink:
         figures = final_announcement(self._record, elapsed)
         return [pair for pair in figures if pair[0] in self._trailing]
 
-    def observe(self, chunk: bytes, now: float) -> None:
-        """Count the bytes, time the gap, and keep what is to be scanned."""
-        record = self._record
-        record.response_bytes = seen = record.response_bytes + len(chunk)
-        gaps, last = self._gaps, self._last_chunk
-        if gaps is None:
+    def observe(self, data: bytes, now: float) -> None:
+        """Count the bytes, time the gap, and scan a stream."""
+        self._record.response_bytes += len(data)
+        scanner = self._scanner
+        if self._gaps is None or scanner is None:
             return
-        if last is not None:
-            gaps.observe(now - last)
+        self.catch_up()
+        scanner.feed(data)
+        if self._last_chunk is not None:
+            self._gaps.observe(now - self._last_chunk)
         self._last_chunk = now
-        self._unseen.append(chunk)
-        if seen >= self._look_at:
-            self._look_at = seen + _LOOK_BYTES
-            self._look()
 
-    def _look(self) -> None:
-        """Scan what has passed since the last time."""
-        if self._unseen and self._scanner is not None:
-            self._scanner.feed(b"".join(self._unseen))
-            self._unseen.clear()
+    def observe_events(self, chunks: Sequence[bytes], times: Sequence[float]) -> None:
+        """Count and time events, and keep the last ones to be scanned at the end of the stream."""
+        gaps, last, scanner = self._gaps, self._last_chunk, self._scanner
+        held = [chunk[len(opening(len(chunk))) : -2] for chunk in chunks]
+        if gaps is None or last is None or scanner is None or not scanner.last_events_suffice:
+            for data, now in zip(held, times, strict=True):
+                self.observe(data, now)
+            return
+        for now in times:
+            gaps.observe(now - last)
+            last = now
+        self._last_chunk = last
+        size = sum(map(len, held))
+        self._record.response_bytes += size
+        self._passed += size
+        self._recent = [*self._recent, *held][-_RECENT_EVENTS:]
 
     def read_stream(self) -> None:
         """Take the figures of a stream, as far as it has passed, into the record."""
@@ -215,7 +243,7 @@ class ClientSink:
 
     def _announce(self, usage: Usage | None) -> None:
         record = self._record
-        backend = self._pool.get(record.endpoint or "")
+        backend = self._runtime.pool.get(record.endpoint or "")
         speculative = backend.snapshot.engine.speculative if backend else None
         record.cache_hit = "unknown" if usage is None else cache_hit(usage)
         record.spec_decode = spec_decode(usage, speculative)
@@ -238,7 +266,7 @@ class HoldSink:
         """Not asked for held replies."""
         return False
 
-    def begin(self, head: ReplyHead, first: bytes) -> DownstreamReply:  # noqa: ARG002
+    def begin(self, head: ReplyHead, first: bytes) -> Downstream:  # noqa: ARG002
         """Refuse to stream.
 
         Raises:
@@ -250,14 +278,17 @@ class HoldSink:
         """Nothing; there is no client."""
         return ()
 
-    def observe(self, chunk: bytes, now: float) -> None:
+    def observe(self, data: bytes, now: float) -> None:
         """Nothing is passed on, so there is nothing to see."""
 
+    def observe_events(self, chunks: Sequence[bytes], times: Sequence[float]) -> None:
+        """The same."""
 
-def _takes_trailers(request: web.BaseRequest) -> bool:
+
+def _takes_trailers(client: Client) -> bool:
     """Whether the client says that it reads trailers (RFC 9110 §10.1.4)."""
     return any(
         coding.strip().lower() == "trailers"
-        for value in request.headers.getall("TE", ())
+        for value in client.headers.getall("TE", ())
         for coding in value.split(",")
     )

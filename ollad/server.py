@@ -12,6 +12,7 @@ from aiohttp import web
 from ollad.affinity import AFFINITY, Affinity
 from ollad.connection import Connection
 from ollad.errors import ListenError, MethodNotAllowedError, NotFoundError
+from ollad.fastpath import FastPath
 from ollad.gateway import GATEWAY
 from ollad.handlers import ROUTES
 from ollad.handlers.models import CATALOGUE, ModelCatalogue
@@ -132,6 +133,7 @@ async def listening(
     await runner.setup()
     loop = asyncio.get_running_loop()
     known = _known(app)
+    fast = FastPath(app, _served(app), logger, access=access)
 
     def connect() -> asyncio.Protocol:
         if runner.server is None:
@@ -140,7 +142,13 @@ async def listening(
         if bounded and 0 < limits.max_connections <= len(runner.server.connections):
             return Refusal(crowded(limits.max_connections))
         return Connection(
-            runner.server, loop=loop, logger=logger, refuse=refuse, known=known, limits=limits
+            runner.server,
+            loop=loop,
+            logger=logger,
+            refuse=refuse,
+            known=known,
+            limits=limits,
+            fast=fast,
         )
 
     options: dict[str, Any] = {"backlog": _BACKLOG}
@@ -162,6 +170,12 @@ async def listening(
             listener.close()
     finally:
         await runner.cleanup()
+
+
+def _served(app: web.Application) -> tuple[Route, ...]:
+    """Those of ``ROUTES`` that ``app`` serves."""
+    paths = {resource.canonical for resource in app.router.resources()}
+    return tuple(route for route in ROUTES if route.path in paths)
 
 
 def _known(app: web.Application) -> dict[tuple[str, str], Serve]:

@@ -2,58 +2,133 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
+from aiohttp import web
 
+from ollad.call import Call
+from ollad.dispatch import ATTEMPTED
 from ollad.errors import BackendError
 from ollad.gateway import GATEWAY
 from ollad.jsontext import append_members
-from ollad.record import RECORD
-from ollad.relay.downstream import WholeReply
+from ollad.record import RECORD, RequestRecord
 from ollad.replies import ClientSink, HoldSink
-from ollad.sglang.annotate import generate_usage, spoken
+from ollad.sglang.annotate import Usage, generate_usage, spoken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from aiohttp import web
-
-    from ollad.call import Call
     from ollad.dispatch import Dispatched
     from ollad.gateway import Gateway, Runtime
-    from ollad.record import RequestRecord
-    from ollad.relay.downstream import DownstreamReply
+    from ollad.relay.downstream import Downstream
     from ollad.relay.exchange import Outcome, ReplyHead
     from ollad.replies import Reading
-    from ollad.sglang.annotate import Usage
 
-__all__ = ["Fetched", "Relayed", "fetch", "relay_call"]
+__all__ = [
+    "Fetched",
+    "Members",
+    "Relayed",
+    "Relaying",
+    "SentReply",
+    "WholeReply",
+    "concluded",
+    "fetch",
+    "relay_call",
+]
+
+Members = Callable[[Mapping[str, Any], Usage, Call, RequestRecord, int], Mapping[str, bytes]]
+"""What to add to a whole JSON reply, given the reply, its figures, the call and its request's
+record, and the milliseconds since the request arrived. Members that the backend sent itself are
+left as they are."""
+
+
+class WholeReply(web.StreamResponse):
+    """A backend's reply that was held, to be sent in one piece once all is known of it.
+
+    Attributes:
+        head: of the backend's reply.
+        whole: the body.
+    """
+
+    def __init__(self, head: ReplyHead, whole: bytes) -> None:
+        super().__init__(status=head.status)
+        self.head = head
+        self.whole = whole
+
+    def sent(self, *, keep_alive: bool) -> None:
+        """It has been sent, so aiohttp shall neither start nor end it."""
+        self._eof_sent = True
+        self._keep_alive = keep_alive
+
+
+class SentReply(web.StreamResponse):
+    """A reply that the relay has written, as aiohttp sees it: one that has been sent.
+
+    Args:
+        status: status code.
+        keep_alive: whether the connection can be used again.
+    """
+
+    def __init__(self, status: int, *, keep_alive: bool) -> None:
+        super().__init__(status=status)
+        self._eof_sent = True
+        self._keep_alive = keep_alive
+
+
+class Relaying(NamedTuple):
+    """How the requests of a route are relayed that has nothing particular to it but this.
+
+    Attributes:
+        target: path on the backend.
+        reading: how the replies are read.
+        identity: whether replies must come without content encoding.
+        members: what is added to whole JSON replies.
+        finished: told of every reply that has been relayed.
+    """
+
+    target: str
+    reading: Reading
+    identity: bool = False
+    members: Members | None = None
+    finished: Callable[[web.Application, Call, Relayed, RequestRecord], None] | None = None
 
 
 class Relayed:
     """A reply that has been relayed, before the handler returns it.
 
     Attributes:
-        response: the client's response; a stream has been sent by now, a whole reply not.
+        head: the backend's.
+        whole: the body to be sent, if it was held.
+        downstream: the client's response that has been sent, if it was not.
         document: the whole reply, parsed, when it was held and is a JSON object.
         sink: where the reply went; ``sink.scanner`` saw a stream.
         complete: whether the backend served the request to the end.
     """
 
-    __slots__ = ("complete", "document", "response", "sink")
+    __slots__ = ("complete", "document", "downstream", "head", "sink", "whole")
 
     def __init__(
         self,
-        response: web.StreamResponse,
+        head: ReplyHead,
+        whole: bytes | None,
+        downstream: Downstream | None,
         document: Mapping[str, Any] | None,
         sink: ClientSink,
         complete: bool,
     ) -> None:
-        self.response = response
+        self.head = head
+        self.whole = whole
+        self.downstream = downstream
         self.document = document
         self.sink = sink
         self.complete = complete
+
+    @property
+    def response(self) -> web.StreamResponse:
+        """The reply for aiohttp; a stream has been sent by now, a whole reply not."""
+        if self.downstream is not None:
+            return SentReply(self.head.status, keep_alive=self.downstream.keep_alive)
+        return WholeReply(self.head, self.whole or b"")
 
     @property
     def final(self) -> Mapping[str, Any] | None:
@@ -69,7 +144,7 @@ async def relay_call(
     runtime: Runtime,
     call: Call,
     reading: Reading,
-    members: Callable[[Mapping[str, Any], Usage], Mapping[str, bytes]] | None = None,
+    members: Members | None = None,
     *,
     started: Callable[[bytes], None] | None = None,
 ) -> Relayed:
@@ -80,8 +155,7 @@ async def relay_call(
         runtime: the present configuration.
         call: what to send.
         reading: how the family's replies are read.
-        members: what to add to a whole JSON reply, given the reply and its figures; members the
-            backend sent itself are left as they are.
+        members: what to add to a whole JSON reply.
         started: told the first bytes of a stream of events, before they are sent on.
 
     Raises:
@@ -89,25 +163,55 @@ async def relay_call(
     """
     gateway = request.app[GATEWAY]
     record = request[RECORD]
-    sink = ClientSink(request, gateway, runtime, reading)
+    sink = ClientSink(request, record, gateway, runtime, reading)
     if started is not None:
-        sink = _TellingSink(request, gateway, runtime, reading, started)
-    done = await gateway.dispatcher.dispatch(runtime, call, sink, record)
+        sink = _TellingSink(request, record, gateway, runtime, reading, started)
+    before = request.pop(ATTEMPTED, None)
+    try:
+        done = await gateway.dispatcher.dispatch(runtime, call, sink, record, before)
+    finally:
+        sink.catch_up()
+    relayed = concluded(gateway, runtime, call, record, sink, done, reading, members)
+    if relayed.complete and reading.cached:
+        _measure(gateway, record, done.outcome)
+    return relayed
+
+
+def concluded(
+    gateway: Gateway,
+    runtime: Runtime,
+    call: Call,
+    record: RequestRecord,
+    sink: ClientSink,
+    done: Dispatched,
+    reading: Reading,
+    members: Members | None,
+) -> Relayed:
+    """Read the figures of a reply, count them, learn from them, and add to it what is missing.
+
+    Arguments are those of ``relay_call``, what it makes of them, and how the call was carried out.
+    """
     outcome = done.outcome
+    head, body, downstream = outcome.head, outcome.body, outcome.response
+    if head is None or (body is None and downstream is None):
+        raise BackendError("The backend sent no reply.")
     document: Mapping[str, Any] | None = None
-    response: web.StreamResponse
-    if outcome.response is not None:
-        response = outcome.response
+    if downstream is not None:
         sink.read_stream()
-    else:
-        if members is not None and not runtime.config.annotate.json:
-            members = None
-        response, document = _whole(outcome, sink, reading, members)
-    complete = outcome.fault is None and outcome.head is not None and outcome.head.status < 400
+    elif body is not None and head.status < 400 and reading.usage is not None:
+        document = _object(body)
+        if document is not None:
+            usage = reading.usage(document)
+            sink.read(usage)
+            if members is not None and runtime.config.annotate.json:
+                elapsed = round((gateway.clock() - record.started) * 1000)
+                added = members(document, usage, call, record, elapsed)
+                if added:
+                    missing = {name: text for name, text in added.items() if name not in document}
+                    body = append_members(body, missing)
+    complete = outcome.fault is None and head.status < 400
     _learn(gateway, done, record.usage, document if complete else None)
-    if complete and reading.cached:
-        _measure(gateway, record, outcome)
-    return Relayed(response, document, sink, complete)
+    return Relayed(head, body, downstream, document, sink, complete)
 
 
 class Fetched(NamedTuple):
@@ -145,45 +249,22 @@ async def fetch(gateway: Gateway, runtime: Runtime, call: Call, record: RequestR
 class _TellingSink(ClientSink):
     """Tells how a stream of events begins."""
 
-    __slots__ = ("_started",)
-
     def __init__(
         self,
         request: web.Request,
+        record: RequestRecord,
         gateway: Gateway,
         runtime: Runtime,
         reading: Reading,
         started: Callable[[bytes], None],
     ) -> None:
-        super().__init__(request, gateway, runtime, reading)
+        super().__init__(request, record, gateway, runtime, reading)
         self._started = started
 
-    def begin(self, head: ReplyHead, first: bytes) -> DownstreamReply:
+    def begin(self, head: ReplyHead, first: bytes) -> Downstream:
         if head.event_stream and head.status < 400:
             self._started(first)
         return super().begin(head, first)
-
-
-def _whole(
-    outcome: Outcome,
-    sink: ClientSink,
-    reading: Reading,
-    members: Callable[[Mapping[str, Any], Usage], Mapping[str, bytes]] | None,
-) -> tuple[WholeReply, Mapping[str, Any] | None]:
-    """The response for a held reply, and the reply parsed if it is a JSON object worth reading."""
-    head, body = outcome.head, outcome.body
-    if head is None or body is None:
-        raise BackendError("The backend sent no reply.")
-    document: Mapping[str, Any] | None = None
-    if head.status < 400 and reading.usage is not None:
-        document = _object(body)
-        if document is not None:
-            usage = reading.usage(document)
-            sink.read(usage)
-            added = {} if members is None else members(document, usage)
-            missing = {name: text for name, text in added.items() if name not in document}
-            body = append_members(body, missing) if missing else body
-    return WholeReply(head, body), document
 
 
 def _object(body: bytes) -> Mapping[str, Any] | None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
 from ollad.handlers.batch import batch
-from ollad.handlers.chat import chat_completions
-from ollad.handlers.completions import completions
-from ollad.handlers.embeddings import embeddings
+from ollad.handlers.chat import CHAT, chat_completions
+from ollad.handlers.completions import COMPLETIONS, completions
+from ollad.handlers.embeddings import EMBEDDINGS, embeddings
 from ollad.handlers.events import events
 from ollad.handlers.extend import extend
-from ollad.handlers.generate import generate
+from ollad.handlers.generate import NATIVE, generate
 from ollad.handlers.health import health
 from ollad.handlers.internal import (
     alive,
@@ -26,9 +26,12 @@ from ollad.handlers.internal import (
 )
 from ollad.handlers.metrics import own_metrics, page_metrics
 from ollad.handlers.models import list_models, model_info, show_model
-from ollad.handlers.passthrough import relay_document, relay_upload
+from ollad.handlers.passthrough import document, relay_document, relay_upload
 from ollad.handlers.responses import cancel_response, create_response, show_response
 from ollad.handlers.vision import vision
+
+if TYPE_CHECKING:
+    from ollad.serving import Relaying
 
 __all__ = ["ADMIN_ROUTES", "PREFIX", "PUBLIC_ROUTES", "ROUTES", "Handler", "Route"]
 
@@ -37,12 +40,16 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A path, the methods it takes (GET takes HEAD too), its family in metrics, its handler."""
+    """A path, the methods it takes (GET takes HEAD too), its family in metrics, its handler.
+
+    ``relaying`` is what the handler does, where it does nothing but that.
+    """
 
     methods: str
     path: str
     family: str
     handler: Handler
+    relaying: Relaying | None = None
 
 
 PREFIX: Final = "/olla/sglang"
@@ -50,32 +57,37 @@ PREFIX: Final = "/olla/sglang"
 _P = PREFIX
 _ID: Final = "{id:[A-Za-z0-9_-]{1,128}}"
 
+
+def _document(methods: str, path: str, family: str) -> Route:
+    return Route(methods, _P + path, family, relay_document, document(path))
+
+
 ROUTES: Final = (
     Route("GET", f"{_P}/health", "health", health),
     Route("GET", f"{_P}/v1/models", "models", list_models),
     Route("GET", _P + "/v1/models/{id:.+}", "models", show_model),
-    Route("POST", f"{_P}/v1/chat/completions", "chat", chat_completions),
-    Route("POST", f"{_P}/v1/completions", "completions", completions),
-    Route("POST", f"{_P}/v1/embeddings", "embeddings", embeddings),
-    Route("POST PUT", f"{_P}/generate", "generate", generate),
+    Route("POST", f"{_P}/v1/chat/completions", "chat", chat_completions, CHAT),
+    Route("POST", f"{_P}/v1/completions", "completions", completions, COMPLETIONS),
+    Route("POST", f"{_P}/v1/embeddings", "embeddings", embeddings, EMBEDDINGS),
+    Route("POST PUT", f"{_P}/generate", "generate", generate, NATIVE),
     Route("POST", f"{_P}/batch", "batch", batch),
     Route("POST", f"{_P}/extend", "extend", extend),
     Route("POST", f"{_P}/v1/chat/completions/vision", "vision", vision),
     Route("GET", f"{_P}/metrics", "metrics", page_metrics),
     # further routes of a real SGLang, relayed as they are
-    Route("POST", f"{_P}/tokenize", "tokenize", relay_document),
-    Route("POST", f"{_P}/v1/tokenize", "tokenize", relay_document),
-    Route("POST", f"{_P}/detokenize", "tokenize", relay_document),
-    Route("POST", f"{_P}/v1/detokenize", "tokenize", relay_document),
-    Route("POST", f"{_P}/v1/score", "score", relay_document),
-    Route("POST", f"{_P}/v1/classify", "classify", relay_document),
-    Route("POST", f"{_P}/classify", "classify", relay_document),
-    Route("POST", f"{_P}/encode", "encode", relay_document),
-    Route("POST PUT", f"{_P}/v1/rerank", "rerank", relay_document),
-    Route("POST", f"{_P}/v1/messages", "messages", relay_document),
-    Route("POST", f"{_P}/v1/messages/count_tokens", "messages", relay_document),
-    Route("POST", f"{_P}/parse_function_call", "text", relay_document),
-    Route("POST", f"{_P}/separate_reasoning", "text", relay_document),
+    _document("POST", "/tokenize", "tokenize"),
+    _document("POST", "/v1/tokenize", "tokenize"),
+    _document("POST", "/detokenize", "tokenize"),
+    _document("POST", "/v1/detokenize", "tokenize"),
+    _document("POST", "/v1/score", "score"),
+    _document("POST", "/v1/classify", "classify"),
+    _document("POST", "/classify", "classify"),
+    _document("POST", "/encode", "encode"),
+    _document("POST PUT", "/v1/rerank", "rerank"),
+    _document("POST", "/v1/messages", "messages"),
+    _document("POST", "/v1/messages/count_tokens", "messages"),
+    _document("POST", "/parse_function_call", "text"),
+    _document("POST", "/separate_reasoning", "text"),
     Route("POST", f"{_P}/v1/audio/transcriptions", "audio", relay_upload),
     Route("POST", f"{_P}/v1/responses", "responses", create_response),
     Route("GET", f"{_P}/v1/responses/{_ID}", "responses", show_response),

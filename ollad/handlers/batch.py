@@ -330,15 +330,16 @@ def _beginning(item: Mapping[str, Any], index: int) -> str | int:
 def _item_record(
     batch_record: RequestRecord, index: int, call: Call, started: float
 ) -> RequestRecord:
-    return RequestRecord(
+    record = RequestRecord(
         request_id=f"{batch_record.request_id}-{index}",
         started=started,
         client=batch_record.client,
         method=batch_record.method,
         path=batch_record.path,
         family=batch_record.family,
-        served_model=call.model,
     )
+    record.served_model = call.model
+    return record
 
 
 def _failed(status: int, reply: Mapping[str, Any] | None) -> GatewayError:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from ollad.gateway import GATEWAY
-from ollad.generation import relay_generation
-from ollad.intake import read_call
+from ollad.generation import OPENAI, relay, usual_metrics
+from ollad.serving import Relaying
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-__all__ = ["chat_completions"]
+__all__ = ["CHAT", "chat_completions"]
+
+CHAT: Final = Relaying("/v1/chat/completions", OPENAI, identity=True, members=usual_metrics)
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
-    """Relay a chat, streamed or whole."""
-    runtime = request.app[GATEWAY].runtime
-    call = await read_call(request, runtime, "/v1/chat/completions", identity=True)
-    return await relay_generation(request, runtime, call)
+    """Relay a chat, streamed or whole; a whole reply gets the page's ``metrics`` member."""
+    return await relay(request, CHAT)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from ollad.gateway import GATEWAY
-from ollad.generation import relay_generation
-from ollad.intake import read_call
+from ollad.generation import OPENAI, relay, usual_metrics
+from ollad.serving import Relaying
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-__all__ = ["completions"]
+__all__ = ["COMPLETIONS", "completions"]
+
+COMPLETIONS: Final = Relaying("/v1/completions", OPENAI, identity=True, members=usual_metrics)
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
-    """Relay a text completion, streamed or whole."""
-    runtime = request.app[GATEWAY].runtime
-    call = await read_call(request, runtime, "/v1/completions", identity=True)
-    return await relay_generation(request, runtime, call)
+    """Relay a text completion, streamed or whole; as a chat, with ``metrics``."""
+    return await relay(request, COMPLETIONS)

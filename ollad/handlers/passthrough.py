@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Final
 
 from ollad.call import Call
 from ollad.gateway import GATEWAY
-from ollad.intake import inbound_of, read_call, read_upload
+from ollad.generation import relay
+from ollad.intake import inbound_of, read_upload
 from ollad.record import RECORD
 from ollad.replies import Reading
-from ollad.serving import relay_call
+from ollad.serving import Relaying, relay_call
 from ollad.sglang.annotate import openai_usage
 
 if TYPE_CHECKING:
@@ -20,26 +21,30 @@ if TYPE_CHECKING:
 
     from ollad.backends.backend import Backend
 
-__all__ = ["relay_backend_metrics", "relay_document", "relay_upload"]
+__all__ = ["document", "relay_backend_metrics", "relay_document", "relay_upload"]
 
 _PREFIX: Final = "/olla/sglang"
 
 _OPAQUE: Final = Reading("openai", None, cached=False)
 
-_MESSAGES: Final = Reading("messages", openai_usage)
+_MESSAGES: Final = "/v1/messages"
 """Anthropic's route generates; its replies are read for their figures but not added to."""
 
-_READINGS: Final = {"/v1/messages": _MESSAGES}
+
+def document(target: str) -> Relaying:
+    """How the JSON requests of a further route are relayed.
+
+    Args:
+        target: the route, below the prefix.
+    """
+    if target == _MESSAGES:
+        return Relaying(target, Reading("messages", openai_usage), identity=True)
+    return Relaying(target, _OPAQUE)
 
 
 async def relay_document(request: web.Request) -> web.StreamResponse:
     """Relay a JSON request."""
-    runtime = request.app[GATEWAY].runtime
-    target = _target(request)
-    reading = _READINGS.get(target, _OPAQUE)
-    call = await read_call(request, runtime, target, identity=reading.cached)
-    relayed = await relay_call(request, runtime, call, reading)
-    return relayed.response
+    return await relay(request, document(_target(request)))
 
 
 async def relay_upload(request: web.Request) -> web.StreamResponse:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from ollad.backends.backend import Backend
+    from ollad.call import Call
+    from ollad.record import RequestRecord
     from ollad.sglang.annotate import Usage
 
 __all__ = ["vision"]
@@ -62,5 +64,7 @@ def _sees(backend: Backend) -> bool:
     return backend.snapshot.engine.image_understanding is True
 
 
-def _members(_reply: Mapping[str, Any], usage: Usage) -> Mapping[str, bytes]:
+def _members(
+    _reply: Mapping[str, Any], usage: Usage, _call: Call, _record: RequestRecord, _elapsed: int
+) -> Mapping[str, bytes]:
     return {"vision_metrics": vision_metrics_member(usage)}

@@ -164,6 +164,21 @@ class StreamScanner:
             if stale > _SLACK or len(tail) > self._limit:
                 del tail[:stale]
 
+    def skip(self, count: int) -> None:
+        """Pass over ``count`` bytes between two events, which will not be known.
+
+        To be used only where ``last_events_suffice``.
+        """
+        if count:
+            self._tail.clear()
+            self._fed += count
+            self._open = self._last = self._fed
+
+    @property
+    def last_events_suffice(self) -> bool:
+        """Whether the first event and the last ones say all that will be asked for."""
+        return self._first is not None and not self._several
+
     @property
     def first_event(self) -> bytes | None:
         """The first event with data, without its blank line; None until it is complete."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import binascii
 import re
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Final
 
 from ollad.errors import BadRequestError
@@ -49,6 +50,11 @@ _TEXT_MEMBERS: Final = frozenset({"role", "content", "name"})
 """Members of a message that is nothing but text."""
 
 _CONTAINERS: Final = frozenset({dict, list})
+_OBJECTS: Final = {dict}
+_STRINGS: Final = {str}
+_TWO: Final = {2}
+_CONTENT: Final = methodcaller("get", "content")
+_ROLE: Final = methodcaller("get", "role")
 _BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _HEAD: Final = 64  # characters of base64 that are decoded to recognise a format
 _LONGEST_DATA_HEADER: Final = 1024  # "data:" to the comma
@@ -69,25 +75,31 @@ def names_media(document: Mapping[str, Any]) -> bool:
     """
     if not _NAMES.isdisjoint(document):
         return True
-    for key, value in document.items():
-        kind = type(value)
-        if kind is not list and kind is not dict:
-            continue
-        if kind is dict or key != "messages":
-            return True
-        for message in value:
-            if type(message) is not dict:
-                return True
-            if (
-                len(message) == 2
-                and type(message.get("content")) is str
-                and type(message.get("role")) is str
-            ):
-                continue  # as most are
-            for name, member in message.items():
-                if name not in _TEXT_MEMBERS or type(member) is list or type(member) is dict:
-                    return True
-    return False
+    kinds = [*map(type, document.values())]
+    if dict in kinds:
+        return True
+    if list not in kinds:
+        return False
+    messages = document.get("messages")
+    if type(messages) is not list or kinds.count(list) > 1:
+        return True
+    return not _only_text(messages)
+
+
+def _only_text(messages: list[Any]) -> bool:
+    """Whether messages are nothing but text."""
+    if {*map(type, messages)} != _OBJECTS:
+        return not messages
+    if {*map(len, messages)} == _TWO and {
+        *map(type, map(_CONTENT, messages)),
+        *map(type, map(_ROLE, messages)),
+    } == _STRINGS:
+        return True  # as most are
+    return all(
+        name in _TEXT_MEMBERS and type(member) not in _CONTAINERS
+        for message in messages
+        for name, member in message.items()
+    )
 
 
 def check_media(document: Mapping[str, Any], media: Media) -> int:

@@ -80,22 +80,19 @@ def calls() -> None:
 
 
 def _record() -> RequestRecord:
-    return RequestRecord(
+    record = RequestRecord(
         request_id="0192f0c1-0000-7000-8000-000000000000",
         started=0.0,
         client="192.0.2.7",
         method="POST",
         path="/olla/sglang/v1/chat/completions",
         family="chat",
-        model="m",
-        endpoint="a",
-        status=200,
-        request_bytes=300,
-        response_bytes=600,
-        first_byte=0.01,
-        attempts=1,
-        usage=Usage(prompt_tokens=40, completion_tokens=16, cached_tokens=32),
     )
+    record.model, record.endpoint, record.status = "m", "a", 200
+    record.request_bytes, record.response_bytes = 300, 600
+    record.first_byte, record.attempts = 0.01, 1
+    record.usage = Usage(prompt_tokens=40, completion_tokens=16, cached_tokens=32)
+    return record
 
 
 def _microseconds(call: Callable[[], None]) -> float:

@@ -69,18 +69,17 @@ def raw(pairs: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
 
 def make_record(**fields: Any) -> RequestRecord:
     """A chat request that was answered with 200."""
-    return RequestRecord(
-        **{
-            "request_id": "0192f0c1-0000-7000-8000-000000000000",
-            "started": 100.0,
-            "client": "192.0.2.7",
-            "method": "POST",
-            "path": "/olla/sglang/v1/chat/completions",
-            "family": "chat",
-            "status": 200,
-            **fields,
-        }
+    record = RequestRecord(
+        request_id="0192f0c1-0000-7000-8000-000000000000",
+        started=100.0,
+        client="192.0.2.7",
+        method="POST",
+        path="/olla/sglang/v1/chat/completions",
+        family="chat",
     )
+    for name, value in {"status": 200, **fields}.items():
+        setattr(record, name, value)
+    return record
 
 
 class Noted:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ollad.backends.backend import Backend
-    from ollad.relay.downstream import DownstreamReply
+    from ollad.relay.downstream import Downstream
     from ollad.relay.exchange import Sink, UpstreamRequest
     from ollad.relay.forward import Relay
 
@@ -95,7 +95,7 @@ def reply(
 
 
 def fault(kind: Fault, *, committed: bool = False) -> Outcome:
-    response = cast("DownstreamReply", object()) if committed else None
+    response = cast("Downstream", object()) if committed else None
     return Outcome("", fault=kind, response=response)
 
 

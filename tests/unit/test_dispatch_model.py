@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ollad.backends.backend import Backend
-    from ollad.relay.downstream import DownstreamReply
+    from ollad.relay.downstream import Downstream
     from ollad.relay.exchange import Sink, UpstreamRequest
     from ollad.relay.forward import Relay
 
@@ -89,7 +89,7 @@ ENDS: list[Outcome] = [
     reply(429),
     reply(503),
     *(Outcome("", fault=kind) for kind in Fault),
-    Outcome("", fault=Fault.TRUNCATED, response=cast("DownstreamReply", object())),
+    Outcome("", fault=Fault.TRUNCATED, response=cast("Downstream", object())),
 ]
 
 

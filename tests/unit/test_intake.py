@@ -66,7 +66,10 @@ def test_a_model_is_found_by_every_name_it_has(
 ) -> None:
     made = request({"X-Olla-Model": header} if header else {})
     found = resolve_model(
-        made, runtime(LORA, small="base", verse="base:poet"), {"model": body} if body else {}
+        made[RECORD],
+        made.headers,
+        runtime(LORA, small="base", verse="base:poet"),
+        {"model": body} if body else {},
     )
     assert found == (model, spliced)
     assert made[RECORD].model == shown
@@ -76,33 +79,37 @@ def test_a_model_is_found_by_every_name_it_has(
 @pytest.mark.parametrize("name", ["Base", "base ", "base:", ":poet", "base:base", "poet:base", "*"])
 def test_a_name_that_is_only_like_one_is_unknown(name: str) -> None:
     with pytest.raises(NotFoundError) as caught:
-        resolve_model(request(), runtime(LORA), {"model": name})
+        resolve_model(make_record(model=None), {}, runtime(LORA), {"model": name})
     assert "base, poet" in caught.value.message
 
 
 def test_a_backend_with_nothing_but_adapters_asks_which() -> None:
     backend = make_backend(models=(card("a", parent="x"), card("b", parent="x")))
     with pytest.raises(BadRequestError, match="one of: a, b"):
-        resolve_model(request(), runtime(backend), {})
+        resolve_model(make_record(model=None), {}, runtime(backend), {})
 
 
 def test_a_model_whose_backends_are_out_is_unavailable_by_all_its_names() -> None:
     down = make_backend("d", models=("gone", card("poet", parent="gone")), state=State.DOWN)
     for name in ("gone", "gone:poet", "was"):
         with pytest.raises(UnavailableError, match="out at the moment"):
-            resolve_model(request(), runtime(LORA, down, was="gone"), {"model": name})
+            resolve_model(
+                make_record(model=None), {}, runtime(LORA, down, was="gone"), {"model": name}
+            )
 
 
 def test_without_any_backend_nothing_is_said_about_the_model() -> None:
     with pytest.raises(UnavailableError, match="No backend is up"):
-        resolve_model(request(), runtime(make_backend(state=State.STARTING)), {"model": "x"})
+        resolve_model(
+            make_record(model=None), {}, runtime(make_backend(state=State.STARTING)), {"model": "x"}
+        )
 
 
 def test_a_long_list_of_models_is_cut() -> None:
     backend = make_backend(models=tuple(f"m{number:03}" for number in range(50)))
     for document in ({}, {"model": "x"}):
         with pytest.raises((BadRequestError, NotFoundError), match=r"m019 and 30 more\."):
-            resolve_model(request(), runtime(backend), document)
+            resolve_model(make_record(model=None), {}, runtime(backend), document)
 
 
 def test_rids_are_of_one_length_and_never_the_same() -> None:

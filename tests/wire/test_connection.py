@@ -565,7 +565,7 @@ async def test_an_error_below_the_frame_is_logged_and_ends_the_connection(
     def broken(*_: Any, **__: Any) -> None:
         raise KeyError("detail")
 
-    monkeypatch.setattr("ollad.middleware.access_line", broken)
+    monkeypatch.setattr("ollad.closing.access_line", broken)
     async with connect(ollad.port) as client:
         await client.send(get(KNOWN) + get(KNOWN))
         data = await client.reader.read()
@@ -580,6 +580,7 @@ USED = {
     "_buffer_paused",
     "_close",
     "_current_request",
+    "_drain_helper",
     "_force_close",
     "_handler_waiter",
     "_keepalive",
@@ -590,6 +591,7 @@ USED = {
     "_msg_queue_resume_size",
     "_next_keepalive_close_time",
     "_parser",
+    "_paused",
     "_process_keepalive",
     "_reading_paused",
     "_request_factory",
@@ -605,7 +607,7 @@ def private_names() -> Iterator[str]:
     """Those that ``Connection`` says it uses, without its own."""
     for node in ast.walk(ast.parse(inspect.getsource(Connection))):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            own = node.attr in vars(Connection)
+            own = node.attr in vars(Connection) and not hasattr(web.RequestHandler, node.attr)
             if node.value.id == "self" and node.attr.startswith("_") and not own:
                 yield node.attr
 

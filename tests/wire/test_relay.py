@@ -28,7 +28,7 @@ REQUEST = UpstreamRequest("POST", PATH, b"X-One: 1\r\nX-Two: 2\r\nX-One: 3\r\n",
 
 @pytest.fixture
 def relay(ollad: Running) -> Relay:
-    return ollad.gateway.dispatcher._relay
+    return ollad.gateway.dispatcher.relay
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ async def test_a_target_goes_out_as_it_is(fake: FakeSGLang) -> None:
     fake.scripts["/v1/models"] = fake.probe_reply("/v1/models") or reply(b"")
     async with running(endpoint(fake)) as ollad:
         backend = ollad.gateway.runtime.pool.named("one")
-        relay = ollad.gateway.dispatcher._relay
+        relay = ollad.gateway.dispatcher.relay
         for target in ("/a%2Fb%20c?x=%C3%A9&y=a+b", "/a//b?", "/a;b=c?q=1=2"):
             request = UpstreamRequest("GET", target, b"", b"")
             outcome = await relay.forward(request, backend, HoldSink(), Proxy())

@@ -289,7 +289,7 @@ async def test_a_reused_connection_that_ends_late_is_not_stale(
 ) -> None:
     now = asyncio.get_running_loop().time
     late = 0.0
-    monkeypatch.setattr(ollad.gateway.dispatcher._relay, "_clock", lambda: now() + late)
+    monkeypatch.setattr(ollad.gateway.dispatcher.relay, "_clock", lambda: now() + late)
 
     async def late_end(exchange: Exchange) -> None:
         nonlocal late
