@@ -192,9 +192,11 @@ class Daemon:
             pool, config.health, probe_client, observer=_ProbeCounter(telemetry)
         )
         refresh_models = SharedRefresh(monitor.refresh_models)
+        relay = Relay(pools)
+        self._exits.callback(relay.close)
         gateway = self._gateway = Gateway(
             runtime=make_runtime(config, pool, time.monotonic()),
-            dispatcher=Dispatcher(Relay(pools), placement, telemetry, time.monotonic),
+            dispatcher=Dispatcher(relay, placement, telemetry, time.monotonic),
             telemetry=telemetry,
             conversations=ConversationStore(config.conversations, time.monotonic),
             clock=time.monotonic,

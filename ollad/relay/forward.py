@@ -141,6 +141,10 @@ class Relay:
             waits.append(deadline - self._clock())
         return min(waits, default=None)
 
+    def close(self) -> None:
+        """Look after no exchange any more; to be called when none is under way."""
+        self._watch.close()
+
     async def refused(self, backend: Backend, seconds: float) -> bool:
         """Whether ``backend`` refuses connections now.
 
