@@ -189,7 +189,7 @@ class ClientSink:
         )
 
     def _watch_stream(self) -> None:
-        """Make ready for what ``observe`` and ``observe_event`` will see."""
+        """Make ready for what ``observe`` and ``observe_events`` will see."""
         self._scanner = StreamScanner(tail=self._reading.tail)
         self._gaps = self._gateway.telemetry.chunk_gaps(self._record.family)
 

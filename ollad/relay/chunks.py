@@ -12,7 +12,7 @@ import functools
 import re
 from typing import Final
 
-__all__ = ["UNKNOWN", "joined", "opening", "split"]
+__all__ = ["UNKNOWN", "opening", "split"]
 
 UNKNOWN: Final = -1
 """Said of the place in a body, once it is lost."""
@@ -62,8 +62,3 @@ def split(data: bytes, start: int = 0) -> tuple[list[bytes], int]:
             return held, UNKNOWN
         held.append(data[begin:end])
     return held, 0
-
-
-def joined(chunks: bytes) -> bytes:
-    """What whole chunks hold."""
-    return b"".join(split(chunks)[0])

@@ -56,8 +56,8 @@ class Receiver(Protocol):
     def body_received(self, data: bytes) -> None:
         """More of the body has come; ``data`` is without its framing."""
 
-    def chunks_received(self, chunks: bytes) -> None:
-        """More of the body has come, in whole chunks.
+    def chunks_received(self, chunks: bytes, data: bytes) -> None:
+        """More of the body has come, in whole chunks, which hold ``data``.
 
         Whoever takes a chunked body, too, may have them as they are.
         """
@@ -296,12 +296,12 @@ class ReplyReader(asyncio.Protocol):
                     receiver.body_received(b"".join(pieces))
                 self._end(receiver)
                 return
-        self._missing = split(chunks)[1]
+        pieces, self._missing = split(chunks)
         if self._missing:
             self._feed(receiver, chunks)
             return
         self._framing_bytes = 0
-        receiver.chunks_received(chunks)
+        receiver.chunks_received(chunks, b"".join(pieces))
 
     def _more(self, receiver: Receiver, data: bytes) -> None:
         """Take more of a body, at any other place."""

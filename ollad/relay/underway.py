@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
-from ollad.relay.chunks import joined
 from ollad.relay.exchange import Fault, Outcome, Plan
 from ollad.relay.retry import RETRIED_STATUSES
 from ollad.relay.watch import NEVER
@@ -170,16 +169,16 @@ class Exchange:
         """End it, as the client cannot be written to."""
         self._fail(error)
 
-    def chunks_received(self, chunks: bytes) -> None:
+    def chunks_received(self, chunks: bytes, data: bytes) -> None:
         """Pass whole chunks on as they came."""
         reply = self._reply
         if reply is None or not reply.chunked:
-            self.body_received(joined(chunks))
+            self.body_received(data)
             return
         now = self._active = self._clock()
         try:
             reply.transport.write(chunks)
-            self._sink.observe(joined(chunks), now)
+            self._sink.observe(data, now)
         except Exception as error:  # noqa: BLE001 - raised by the ending, not into the event loop
             self._fail(error)
 

@@ -96,9 +96,9 @@ class Received:
         self.reply_ended()
         self.familiar = True
 
-    def chunks_received(self, chunks: bytes) -> None:
+    def chunks_received(self, chunks: bytes, data: bytes) -> None:
         held, missing = split(chunks)
-        assert missing == 0
+        assert (b"".join(held), missing) == (data, 0)
         self.untouched += 1
         self.body_received(b"".join(held))
 
@@ -106,7 +106,7 @@ class Received:
         assert len(chunks) == len(times)
         for chunk in chunks:
             assert chunk.endswith(b"\n\n\r\n")
-            self.chunks_received(chunk)
+            self.chunks_received(chunk, b"".join(split(chunk)[0]))
 
     def write_failed(self, error: Exception) -> None:
         raise error

@@ -52,8 +52,8 @@ def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         if isinstance(receiver, Exchange):
             note(receiver._reply)
 
-    def noting_chunks(self: Exchange, data: bytes) -> None:
-        chunks(self, data)
+    def noting_chunks(self: Exchange, whole: bytes, data: bytes) -> None:
+        chunks(self, whole, data)
         note(self._reply)
 
     monkeypatch.setattr(Downstream, "start", noting_start)
