@@ -299,9 +299,11 @@ async def test_a_new_configuration_holds_for_heads_that_were_seen_before(
 ) -> None:
     fake.scripts[CHAT] = reply(GOOD)
     gateway = ollad.gateway
+    headers = "X-Forwarded-For: 192.0.2.7\r\n"
     async with connect(ollad.port) as client:
         for _ in range(2):
-            assert await ask(client) == 200
+            assert await ask(client, headers=headers) == 200
+        assert fake.requests[-1].header("X-Forwarded-For") == "127.0.0.1"
         before = gateway.runtime
         config = replace(
             before.config,
@@ -309,8 +311,9 @@ async def test_a_new_configuration_holds_for_heads_that_were_seen_before(
             server=Server(trusted_proxies=("127.0.0.1",)),
         )
         gateway.runtime = make_runtime(config, before.pool, gateway.clock(), before)
-        assert await ask(client, {"model": "small", "messages": MESSAGES}) == 200
+        assert await ask(client, {"model": "small", "messages": MESSAGES}, headers) == 200
     assert fake.requests[-1].json["model"] == "tiny"
+    assert fake.requests[-1].header("X-Forwarded-For") == "192.0.2.7, 127.0.0.1"
     assert ways.both == (2, 1)
 
 
