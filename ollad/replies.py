@@ -14,6 +14,7 @@ from ollad.errors import BackendError
 from ollad.relay.chunks import opening
 from ollad.relay.downstream import Downstream
 from ollad.relay.exchange import Plan
+from ollad.relay.reading import RECENT_EVENTS
 from ollad.sglang.annotate import cache_hit, spec_decode
 from ollad.sglang.events import StreamScanner
 from ollad.sglang.opening import read_opening
@@ -42,9 +43,6 @@ _FIRST_EVENT_BYTES: Final = 64 * 1024
 
 _UNBUFFERED: Final = b"X-Accel-Buffering: no\r\n"
 """Keeps nginx in front of ollad from collecting a stream."""
-
-_RECENT_EVENTS: Final = 16
-"""Events of a stream that are kept to be scanned at its end: its figures stand in the last ones."""
 
 # as plain names, since each reply asks for them
 _DROP: Final = Plan.DROP
@@ -97,9 +95,9 @@ class ClientSink:
     _passed = 0
     """Bytes since the last that was scanned."""
     _recent: Sequence[bytes] = ()
-    """The last events, not scanned yet."""
+    """Chunks of the last events, not scanned yet: the figures of a stream stand in them."""
     _scanner: StreamScanner | None = None
-    _trailing: frozenset[str] = frozenset()
+    _trailing: Sequence[str] = ()
 
     def __init__(
         self,
@@ -128,7 +126,7 @@ class ClientSink:
         scanner = self._scanner
         if scanner is None or not self._recent:
             return
-        recent = b"".join(self._recent)
+        recent = b"".join([chunk[len(opening(len(chunk))) : -2] for chunk in self._recent])
         scanner.skip(self._passed - len(recent))
         scanner.feed(recent)
         self._recent, self._passed = (), 0
@@ -179,13 +177,13 @@ class ClientSink:
             self._watch_stream()
             if _takes_trailers(self._client):
                 names = [name for name, _ in final_announcement(record, 0.0)]
-                self._trailing = frozenset([name for name in names if name not in sent])
+                self._trailing = sorted([name for name in names if name not in sent])
         return Downstream(
             self._client,
             head,
             lines + announced_lines(record, record.first_byte, sent),
             last=self._gateway.draining,
-            trailers=sorted(self._trailing),
+            trailers=self._trailing,
         )
 
     def _watch_stream(self) -> None:
@@ -212,22 +210,18 @@ class ClientSink:
             self._gaps.observe(now - self._last_chunk)
         self._last_chunk = now
 
-    def observe_events(self, chunks: Sequence[bytes], times: Sequence[float]) -> None:
-        """Count and time events, and keep the last ones to be scanned at the end of the stream."""
-        gaps, last, scanner = self._gaps, self._last_chunk, self._scanner
-        held = [chunk[len(opening(len(chunk))) : -2] for chunk in chunks]
-        if gaps is None or last is None or scanner is None or not scanner.last_events_suffice:
-            for data, now in zip(held, times, strict=True):
-                self.observe(data, now)
-            return
-        for now in times:
-            gaps.observe(now - last)
-            last = now
+    def event_gaps(self) -> Observations | None:
+        """Where to count them, once the first event has been seen, if only the last ones matter."""
+        scanner = self._scanner
+        seen = self._last_chunk is not None and scanner is not None and scanner.last_events_suffice
+        return self._gaps if seen else None
+
+    def observe_events(self, size: int, recent: Sequence[bytes], last: float) -> None:
+        """Count the bytes, and keep the last events to be scanned at the end of the stream."""
         self._last_chunk = last
-        size = sum(map(len, held))
         self._record.response_bytes += size
         self._passed += size
-        self._recent = [*self._recent, *held][-_RECENT_EVENTS:]
+        self._recent = [*self._recent, *recent][-RECENT_EVENTS:]
 
     def read_stream(self) -> None:
         """Take the figures of a stream, as far as it has passed, into the record."""
@@ -281,7 +275,10 @@ class HoldSink:
     def observe(self, data: bytes, now: float) -> None:
         """Nothing is passed on, so there is nothing to see."""
 
-    def observe_events(self, chunks: Sequence[bytes], times: Sequence[float]) -> None:
+    def event_gaps(self) -> None:
+        """Nothing is passed on."""
+
+    def observe_events(self, size: int, recent: Sequence[bytes], last: float) -> None:
         """The same."""
 
 

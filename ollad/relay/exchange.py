@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from ollad.relay.downstream import Downstream
 
-    from ollad.relay.downstream import Downstream
+if TYPE_CHECKING:
+    from ollad.metrics.histogram import Observations
 
 __all__ = ["Fault", "Outcome", "Plan", "ReplyHead", "Sink", "UpstreamRequest"]
 
@@ -144,5 +145,17 @@ class Sink(Protocol):
     def observe(self, data: bytes, now: float) -> None:
         """See bytes of the body that were passed on, at monotonic time ``now``."""
 
-    def observe_events(self, chunks: Sequence[bytes], times: Sequence[float]) -> None:
-        """The same of chunks that held one event each."""
+    def event_gaps(self) -> Observations | None:
+        """Where the seconds between two events are counted of the stream that has begun.
+
+        None if each of them has to be seen.
+        """
+
+    def observe_events(self, size: int, recent: Sequence[bytes], last: float) -> None:
+        """See events that were passed on each in a chunk of its own; else as ``observe``.
+
+        Args:
+            size: bytes of all of them, without their framing.
+            recent: the chunks of the last ones.
+            last: when the last one was passed on.
+        """

@@ -2,8 +2,8 @@
 
 A write wakes the process at the other end. Where that has gone to sleep again before the next one,
 each write pays for it, which can cost more than the writing itself; writes that follow each other
-at once wake it only once. That is worth it for requests and whole replies, of which a busy proxy
-has many in a turn; what is streamed is written at once.
+at once wake it only once. Of requests, whole replies and events of streams a busy proxy has many in
+a turn; one that is not busy has one, and writes it as soon.
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ class Outbox:
         if not self._waiting:
             if self._call_soon is None:
                 self._call_soon = asyncio.get_running_loop().call_soon
-            self._call_soon(self._flush)
+            self._call_soon(self.flush)
         self._waiting.append((transport, data))
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what waits, now."""
         waiting, self._waiting = self._waiting, []
         for transport, data in waiting:
             if transport.is_closing():

@@ -10,6 +10,7 @@ beginning of a chunked one, whose head it has taken before, and whole chunks.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -20,12 +21,14 @@ from ollad.relay.chunks import UNKNOWN, opening, split
 from ollad.relay.replyhead import BrokenReplyError, is_chunked, reply_head, sized
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from ollad.framing import FamiliarHeads
+    from ollad.metrics.histogram import Observations
     from ollad.relay.exchange import ReplyHead
+    from ollad.relay.outbox import Outbox
 
-__all__ = ["Receiver", "ReplyReader"]
+__all__ = ["RECENT_EVENTS", "Receiver", "ReplyReader"]
 
 _LONGEST_FRAMING: Final = 64 * 1024
 """Bytes of all heads of one reply, interim ones included, or of framing without any body."""
@@ -40,8 +43,8 @@ _LAST_CHUNK: Final = b"0\r\n\r\n"
 _SHORT: Final = {length: opening(length) for length in range(1024)}
 """The size lines of chunks with short events, by the length of the chunk."""
 
-_TOGETHER: Final = 32
-"""Events that the receiver is told of at once."""
+RECENT_EVENTS: Final = 16
+"""Events that were passed on last and are kept."""
 
 
 class Receiver(Protocol):
@@ -62,11 +65,14 @@ class Receiver(Protocol):
         Whoever takes a chunked body, too, may have them as they are.
         """
 
-    def events_passed(self, chunks: Sequence[bytes], times: Sequence[float]) -> None:
-        """Chunks of one event each were passed on, at these monotonic times."""
+    def events_passed(self, size: int, recent: Sequence[bytes], last: float) -> None:
+        """Events were passed on, each in a chunk of its own.
 
-    def write_failed(self, error: Exception) -> None:
-        """An event could not be passed on."""
+        Args:
+            size: bytes of all of them, without their framing.
+            recent: the chunks of the last ones.
+            last: when the last one was passed on, monotonic seconds.
+        """
 
     def reply_ended(self) -> None:
         """The reply is whole; the connection is no longer the receiver's."""
@@ -80,39 +86,47 @@ class ReplyReader(asyncio.Protocol):
 
     Args:
         heads: what is known of the heads of the backend's replies.
+        outbox: what events are passed on by.
 
     Attributes:
         replied: whether any byte has come in answer to the request under way.
     """
 
+    __deletable__ = ("_parser",)
     __slots__ = (
         "_chunked",
         "_complete",
-        "_events",
         "_extra",
         "_framing_bytes",
+        "_gaps",
         "_head",
         "_head_only",
         "_headers",
         "_heads",
         "_keep_alive",
+        "_last",
         "_missing",
+        "_onward",
+        "_outbox",
         "_parser",
+        "_passed",
         "_pieces",
         "_reason",
         "_receiver",
-        "_times",
+        "_recent",
         "_told",
         "_unparsed",
         "_until_close",
-        "_write",
         "replied",
     )
 
     _parser: httptools.HttpResponseParser
+    _gaps: Observations
+    _last: float
 
-    def __init__(self, heads: FamiliarHeads[ReplyHead]) -> None:
+    def __init__(self, heads: FamiliarHeads[ReplyHead], outbox: Outbox) -> None:
         self._heads = heads
+        self._outbox = outbox
         self._receiver: Receiver | None = None
         self._forget()
 
@@ -129,9 +143,9 @@ class ReplyReader(asyncio.Protocol):
         self._chunked = False
         self._missing = UNKNOWN
         self._unparsed = b""
-        self._write: Callable[[bytes], None] | None = None
-        self._events: list[bytes] = []
-        self._times: list[float] = []
+        self._onward: asyncio.Transport | None = None
+        self._passed = 0
+        self._recent: deque[bytes] = deque(maxlen=RECENT_EVENTS)
         self._complete = False
         self._extra = False
         self._keep_alive = False
@@ -162,26 +176,23 @@ class ReplyReader(asyncio.Protocol):
         if self._missing == 0:
             # between two chunks of a body: of a stream this happens for each event
             line = _SHORT.get(len(data))
-            write = self._write
-            if line and write and data.startswith(line) and data.endswith(_EVENT_END):
-                try:
-                    write(data)
-                except Exception as error:  # noqa: BLE001 - the receiver's, not the event loop's
-                    self._refused(error)
-                    return
-                events = self._events
-                events.append(data)
-                self._times.append(monotonic())
-                if len(events) == _TOGETHER:
-                    self._tell_events()
+            onward = self._onward
+            if line and onward and data.startswith(line) and data.endswith(_EVENT_END):
+                self._outbox.write(onward, data)
+                now = monotonic()
+                self._gaps.observe(now - self._last)
+                self._last = now
+                self._passed += len(data) - len(line) - len(_LINE_ENDS)
+                self._recent.append(data)
                 return
         self._receive(data)
 
     def _receive(self, data: bytes) -> None:
         """Parse anything but an event that is passed on as it came."""
+        if self._onward is not None:
+            self.tell_events()
+            self._last = monotonic()
         receiver = self._receiver
-        if self._events:
-            self._tell_events()
         if receiver is None:
             self.abort()
         elif self._missing == 0:
@@ -191,35 +202,35 @@ class ReplyReader(asyncio.Protocol):
         elif self.replied or self._head_only or not self._take_familiar(receiver, data):
             self._first(receiver, data)
 
-    def pass_events(self, write: Callable[[bytes], None]) -> None:
-        """From now on, hand events that came each in a short chunk of its own to ``write``.
+    def pass_events(self, onward: asyncio.Transport, gaps: Observations, last: float) -> None:
+        """From now on, write events that came each in a short chunk of its own to ``onward``.
 
-        The receiver is told of them, many at a time: it has to take the time of the last from
-        ``last_event``, and to call ``tell_events`` before it can know of all.
+        The receiver is told of them when anything else comes: it has to take the time of the last
+        from ``last_event``, and to call ``tell_events`` before it can know of all.
+
+        Args:
+            onward: what takes a chunked body, too.
+            gaps: where the seconds between two events are counted.
+            last: when the last one was passed on before, monotonic seconds.
         """
-        self._write = write
+        self._onward = onward
+        self._gaps = gaps
+        self._last = last
 
     @property
     def last_event(self) -> float:
-        """When the last event was passed on that the receiver was not told of; 0 without one."""
-        return self._times[-1] if self._times else 0.0
+        """When anything came of a stream whose events are passed on, monotonic seconds; else 0."""
+        return 0.0 if self._onward is None else self._last
 
     def tell_events(self) -> None:
-        """Tell the receiver of events that it was not told of."""
-        if self._events:
-            self._tell_events()
-
-    def _tell_events(self) -> None:
-        events, times = self._events, self._times
-        self._events, self._times = [], []
+        """Tell the receiver of events that it was not told of, once they have been written."""
+        size, recent = self._passed, self._recent
+        if not size:
+            return
+        self._outbox.flush()
+        self._passed, self._recent = 0, deque(maxlen=RECENT_EVENTS)
         if self._receiver is not None:
-            self._receiver.events_passed(events, times)
-
-    def _refused(self, error: Exception) -> None:
-        receiver = self._receiver
-        self.tell_events()
-        if receiver is not None:
-            receiver.write_failed(error)
+            self._receiver.events_passed(size, recent, self._last)
 
     def _take_familiar(self, receiver: Receiver, data: bytes) -> bool:
         """Take a reply with a head that was seen before; False if llhttp has to see it."""

@@ -160,14 +160,13 @@ class Exchange:
         except Exception as error:  # noqa: BLE001 - raised by the ending, not into the event loop
             self._fail(error)
 
-    def events_passed(self, chunks: Sequence[bytes], times: Sequence[float]) -> None:
+    def events_passed(self, size: int, recent: Sequence[bytes], last: float) -> None:
         """Have a look at events that were passed on as they came."""
-        self._active = times[-1]
-        self._sink.observe_events(chunks, times)
-
-    def write_failed(self, error: Exception) -> None:
-        """End it, as the client cannot be written to."""
-        self._fail(error)
+        self._active = last
+        try:
+            self._sink.observe_events(size, recent, last)
+        except Exception as error:  # noqa: BLE001 - raised by the ending, not into the event loop
+            self._fail(error)
 
     def chunks_received(self, chunks: bytes, data: bytes) -> None:
         """Pass whole chunks on as they came."""
@@ -271,7 +270,9 @@ class Exchange:
         if first:
             self._sink.observe(first, self._active)
         if reply.chunked and head.event_stream and self._connection is not None:
-            self._connection.pass_events(reply.transport.write)
+            gaps = self._sink.event_gaps()
+            if gaps is not None:
+                self._connection.pass_events(reply.transport, gaps, self._active)
         reply.connection.on_pressure = self._pause
         if reply.congested:
             self._pause()

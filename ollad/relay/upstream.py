@@ -48,7 +48,6 @@ class Connection(ReplyReader):
         "_before",
         "_on_idle",
         "_on_lost",
-        "_outbox",
         "_paused",
         "_poll",
         "_transport",
@@ -66,8 +65,7 @@ class Connection(ReplyReader):
         on_idle: Callable[[Connection], None],
         on_lost: Callable[[Connection], None],
     ) -> None:
-        super().__init__(heads)
-        self._outbox = outbox
+        super().__init__(heads, outbox)
         self._on_idle = on_idle
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
@@ -206,7 +204,7 @@ class Connection(ReplyReader):
         if self._transport is not None and exc is None and self._before:
             # a reset says nothing: it can overtake the acknowledgement of what was read
             self.undelivered = acknowledged(self._transport) <= self._before
-        self._transport = self._write = None
+        self._transport = self._onward = None
         del self._parser  # which knows the connection, so that neither would go by itself
         self.tell_events()
         receiver, self._receiver = self._receiver, None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from ollad.metrics.histogram import Observations
 from ollad.relay.chunks import opening
+from ollad.relay.reading import RECENT_EVENTS
 from ollad.replies import ClientSink, HoldSink, Reading
 from ollad.sglang.events import StreamScanner
 from tests.unit.builders import make_record
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ollad.record import RequestRecord
+    from ollad.relay.exchange import Sink
     from ollad.sglang.annotate import Usage
 
 REPLIES = Path(__file__).parents[1] / "data" / "replies"
@@ -68,8 +71,10 @@ class Watched:
         for event, now in zip(events, times, strict=True):
             self.sink.observe(event, now)
 
-    def together(self, events: Sequence[bytes], times: Sequence[float]) -> None:
-        self.sink.observe_events([chunk(event) for event in events], times)
+    def together(self, events: Sequence[bytes], last: float) -> None:
+        """Have it told of events as who passes them on does, but for the gaps."""
+        recent = [chunk(event) for event in events[-RECENT_EVENTS:]]
+        self.sink.observe_events(sum(map(len, events)), recent, last)
 
     @property
     def counted(self) -> tuple[object, ...]:
@@ -88,24 +93,28 @@ def clock(count: int, step: float = 0.007) -> list[float]:
 def gone_through(
     kind: str, events: list[bytes], sizes: Sequence[int], last: Sequence[int] = ()
 ) -> Watched:
-    """A stream seen in groups of these sizes, the last ones of ``last``.
+    """A stream seen in groups of these sizes after its first event, the last ones of ``last``.
 
-    Groups of one are seen by ``observe``.
+    Groups of one are seen by ``observe``, and so are all if each event has to be seen.
     """
     watched = Watched(kind)
     times = clock(len(events))
-    at = 0
+    watched.one_by_one(events[:1], times[:1])
+    gaps = watched.sink.event_gaps()
+    at = 1
     begun: list[int] = []
     for size in sizes:
-        if sum(begun) + size + sum(last) <= len(events):
+        if at + sum(begun) + size + sum(last) <= len(events):
             begun.append(size)
-    for size in [*begun, max(0, len(events) - sum(begun) - sum(last)), *last]:
+    for size in [*begun, max(0, len(events) - at - sum(begun) - sum(last)), *last]:
         group, when = events[at : at + size], times[at : at + size]
-        at += size
-        if size == 1:
+        if gaps is None or size == 1:
             watched.one_by_one(group, when)
         elif group:
-            watched.together(group, when)
+            for before, now in pairwise([times[at - 1], *when]):
+                gaps.observe(now - before)
+            watched.together(group, when[-1])
+        at += size
     return watched
 
 
@@ -118,7 +127,7 @@ def test_a_stream_seen_many_events_at_a_time_is_the_same_as_one_by_one(
     events = lengthened(events_of(name), times)
     single = Watched(kind)
     single.one_by_one(events, clock(len(events)))
-    for sizes in ([], [1], [1, *[32] * 50], [32] * 50, [1, 31, 1, *[32] * 50], [2, 1] * 30):
+    for sizes in ([], [1], [1, *[32] * 50], [16] * 50, [17, 1, *[32] * 50], [2, 1] * 30, [100, 1]):
         grouped = gone_through(kind, events, sizes, (2,) * (len(sizes) % 5))
         assert grouped.counted == single.counted
         assert grouped.usage == single.usage
@@ -129,8 +138,8 @@ def test_a_stream_seen_many_events_at_a_time_is_the_same_as_one_by_one(
     name=st.sampled_from(STREAMS),
     kind=st.sampled_from(KINDS),
     times=st.integers(1, 60),
-    sizes=st.lists(st.sampled_from([1, 1, 2, 15, 16, 17, 32]), max_size=60),
-    last=st.lists(st.integers(2, 17), max_size=6),
+    sizes=st.lists(st.sampled_from([1, 1, 2, 15, 16, 17, 32, 200]), max_size=60),
+    last=st.lists(st.integers(1, 17), max_size=6),
     looks=st.lists(st.integers(0, 400), max_size=3),
 )
 def test_how_a_stream_is_grouped_makes_no_difference(
@@ -210,8 +219,7 @@ def test_of_a_long_stream_few_events_are_kept_and_scanned() -> None:
     assert scanner is not None
     fed = scanner._fed
     for at in range(1, len(events), 32):
-        group = events[at : at + 32]
-        watched.together(group, clock(len(group)))
+        watched.together(events[at : at + 32], 2.0)
     assert scanner._fed == fed
     assert len(watched.sink._recent) <= 16
     watched.sink.catch_up()
@@ -219,43 +227,71 @@ def test_of_a_long_stream_few_events_are_kept_and_scanned() -> None:
     assert len(watched.sink._recent) == 0
 
 
-def test_gaps_are_those_between_all_events_however_they_are_told_of() -> None:
+def test_gaps_before_what_is_seen_are_counted_from_the_last_event_that_was_told_of() -> None:
     watched = Watched("openai")
     event = b"data: 1\n\n"
     watched.one_by_one([event], [10.0])
-    watched.together([event] * 3, [10.005, 10.055, 10.555])
-    watched.one_by_one([event], [12.555])
-    assert watched.gaps.counts == [0, 1, 1, 1, 1]
-    assert watched.gaps.total == pytest.approx(2.555)
-    assert watched.record.response_bytes == 5 * len(event)
+    watched.together([event] * 3, 10.555)
+    assert sum(watched.gaps.counts) == 0
+    watched.one_by_one([event, event], [12.555, 12.56])
+    assert watched.gaps.counts == [0, 1, 0, 0, 1]
+    assert watched.gaps.total == pytest.approx(2.005)
+    assert watched.record.response_bytes == 6 * len(event)
 
 
-def test_events_that_begin_a_stream_are_counted_without_a_gap_before_them() -> None:
+def test_events_need_not_be_seen_once_the_first_has_been() -> None:
     watched = Watched("openai")
-    watched.together([b"data: 1\n\n"] * 2, [10.0, 10.05])
-    assert watched.gaps.counts == [0, 0, 1, 0, 0]
+    assert watched.sink.event_gaps() is None
+    for part in (b": ping\n\n", b"data: {"):
+        watched.sink.observe(part, 1.0)
+        assert watched.sink.event_gaps() is None
+    watched.sink.observe(b"}\n\n", 2.0)
+    assert watched.sink.event_gaps() is watched.gaps
+    watched.together([b"data: {}\n\n"] * 40, 3.0)
+    assert watched.sink.event_gaps() is watched.gaps
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", STREAMS)
+def test_each_event_has_to_be_seen_of_a_stream_over_several_prompts_alone(
+    name: str, kind: str
+) -> None:
+    watched = Watched(kind)
+    watched.one_by_one(events_of(name)[:1], [1.0])
+    several = name == "generate_list_stream"
+    assert watched.sink.event_gaps() is (None if several else watched.gaps)
 
 
 def test_of_what_is_no_stream_the_bytes_alone_are_counted() -> None:
     watched = Watched("openai", stream=False)
-    watched.together([b"data: 1\n\n"] * 2, [10.0, 10.05])
-    assert watched.record.response_bytes == 18
+    watched.one_by_one([b"data: 1\n\n"] * 2, [10.0, 10.05])
+    assert watched.sink.event_gaps() is None
+    watched.together([b"data: 1\n\n"] * 2, 11.0)
+    assert watched.record.response_bytes == 36
     assert sum(watched.gaps.counts) == 0
     assert watched.sink.scanner is None
 
 
-@given(length=st.integers(1, 5000))
-def test_the_framing_of_an_event_is_not_counted(length: int) -> None:
-    watched = Watched("openai")
-    event = b"x" * length
-    assert chunk(event).startswith(opening(len(chunk(event))))
-    watched.one_by_one([b"data: 1\n\n"], [1.0])
-    watched.together([event], [2.0])
-    assert watched.record.response_bytes == 9 + length
+@given(words=st.lists(st.integers(1, 5000), min_size=1, max_size=40))
+def test_the_framing_of_events_is_neither_counted_nor_scanned(words: list[int]) -> None:
+    watched = Watched("generate")
+    events = [generate_event(None, number, final=True) for number in words]
+    assert all(chunk(event).startswith(opening(len(chunk(event)))) for event in events)
+    first = generate_event(None, 1)
+    watched.one_by_one([first], [1.0])
+    watched.together(events, 2.0)
+    assert watched.record.response_bytes == sum(map(len, [first, *events]))
+    scanner = watched.sink.scanner
+    assert scanner is not None
+    assert scanner._fed == watched.record.response_bytes
+    assert b"".join([first, *events]).endswith(scanner._tail)
+    assert scanner.generate_text() == "w" * words[-1]
 
 
 def test_a_reply_of_ollads_own_has_nothing_to_be_seen() -> None:
-    HoldSink().observe_events([chunk(b"data: 1\n\n")], [1.0])
+    sink: Sink = HoldSink()
+    assert sink.event_gaps() is None
+    sink.observe_events(9, [chunk(b"data: 1\n\n")], 1.0)
 
 
 # --- the scanner that is spared most events ----------------------------------------------------

@@ -58,6 +58,40 @@ async def test_whoever_is_called_later_in_the_turn_finds_it_written() -> None:
     assert seen == [[b"a"]]
 
 
+async def test_what_is_flushed_is_written_at_once_in_order_and_not_again() -> None:
+    outbox, one, two = Outbox(), Transport(), Transport()
+    outbox.flush()
+    for data in (b"a", b"b"):
+        write(outbox, one, data)
+        write(outbox, two, data)
+    outbox.flush()
+    assert (one.written, two.written, len(outbox)) == ([b"a", b"b"], [b"a", b"b"], 0)
+    await asyncio.sleep(0)
+    assert (one.written, two.written) == ([b"a", b"b"], [b"a", b"b"])
+
+
+async def test_what_is_written_after_a_flush_is_written_at_the_end_of_the_same_turn() -> None:
+    outbox, one = Outbox(), Transport()
+    write(outbox, one, b"a")
+    outbox.flush()
+    write(outbox, one, b"b")
+    assert (one.written, len(outbox)) == ([b"a"], 1)
+    await asyncio.sleep(0)
+    assert (one.written, len(outbox)) == ([b"a", b"b"], 0)
+
+
+async def test_a_flush_does_not_fail_at_a_transport_that_cannot_be_written_to(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    outbox, broken, one = Outbox(), Transport(broken=True), Transport()
+    for data in (b"a", b"b"):
+        write(outbox, broken, data)
+        write(outbox, one, data)
+    outbox.flush()
+    assert (one.written, broken.closing) == ([b"a", b"b"], True)
+    assert capsys.readouterr().out.count("cannot be written to") == 1
+
+
 async def test_nothing_is_written_to_what_is_closing() -> None:
     outbox, one = Outbox(), Transport()
     write(outbox, one, b"a")

@@ -1,27 +1,33 @@
 from __future__ import annotations
 
-import itertools
+import asyncio
 import re
 import socket
-from itertools import pairwise
+from itertools import cycle, pairwise
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from ollad.config.schema import Proxy
 from ollad.framing import FamiliarHeads
+from ollad.metrics.histogram import Observations
 from ollad.relay import reading
 from ollad.relay.chunks import UNKNOWN, split
+from ollad.relay.exchange import Plan
+from ollad.relay.outbox import Outbox
+from ollad.relay.reading import RECENT_EVENTS
+from ollad.relay.underway import Exchange
 from ollad.relay.upstream import Connection
-from tests.unit.builders import raw
+from tests.unit.builders import make_backend, raw
 from tests.unit.relay.direct import DIRECT
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from ollad.relay.exchange import ReplyHead
+    from ollad.relay.exchange import Fault, ReplyHead
 
 OK = b"HTTP/1.1 200 OK\r\n"
 SIZED = OK + b"Content-Length: 5\r\n\r\nhello"
@@ -102,14 +108,8 @@ class Received:
         self.untouched += 1
         self.body_received(b"".join(held))
 
-    def events_passed(self, chunks: Sequence[bytes], times: Sequence[float]) -> None:
-        assert len(chunks) == len(times)
-        for chunk in chunks:
-            assert chunk.endswith(b"\n\n\r\n")
-            self.chunks_received(chunk, b"".join(split(chunk)[0]))
-
-    def write_failed(self, error: Exception) -> None:
-        raise error
+    def events_passed(self, size: int, recent: Sequence[bytes], last: float) -> None:
+        raise AssertionError(size, recent, last)
 
     def body_received(self, data: bytes) -> None:
         assert self.head is not None
@@ -130,12 +130,14 @@ class Received:
 class Rig:
     """A connection without an event loop."""
 
-    def __init__(self, heads: FamiliarHeads[ReplyHead] | None = None) -> None:
+    def __init__(
+        self, heads: FamiliarHeads[ReplyHead] | None = None, outbox: Outbox = DIRECT
+    ) -> None:
         self.transport = FakeTransport()
         self.idle = 0
         self.lost = 0
         self.heads: FamiliarHeads[ReplyHead] = FamiliarHeads(8, LIMIT) if heads is None else heads
-        self.connection = Connection(self.heads, DIRECT, self._on_idle, self._on_lost)
+        self.connection = Connection(self.heads, outbox, self._on_idle, self._on_lost)
         self.connection.connection_made(cast("asyncio.Transport", self.transport))
 
     def _on_idle(self, _: Connection) -> None:
@@ -1068,44 +1070,121 @@ def test_a_reply_is_the_same_whether_its_head_was_seen_before_or_not(
 # --- events that are passed on -----------------------------------------------------------------
 
 
-class Told(Received):
-    """A receiver that has events passed on, and notes everything in order."""
+BEGUN = 100.0
+"""When the first event of a stream was passed on, before its reader is asked to do so."""
+
+
+class Clock:
+    """What the reader takes the time from."""
+
+    now = BEGUN + 0.5
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(reading, "monotonic", made)
+    return made
+
+
+class Turning(Rig):
+    """A connection whose outbox waits for turns of the event loop to be ended by hand."""
+
+    def __init__(self) -> None:
+        self.outbox = Outbox()
+        self._due: list[Callable[[], None]] = []
+        self.outbox._call_soon = self._due.append
+        super().__init__(outbox=self.outbox)
+
+    def turn(self) -> None:
+        """End the present turn."""
+        due = self._due.copy()
+        self._due.clear()
+        for call in due:
+            call()
+
+
+@pytest.fixture
+def turning() -> Iterator[Turning]:
+    made = Turning()
+    yield made
+    made.transport.close()
+
+
+class ClientTransport:
+    """As much of a client's transport as events are written to."""
+
+    def __init__(self, fails_at: int = 1 << 30) -> None:
+        self._fails_at = fails_at
+        self.written: list[bytes] = []
+        self.closing = False
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def abort(self) -> None:
+        self.closing = True
+
+    def write(self, data: bytes) -> None:
+        if len(self.written) == self._fails_at:
+            raise RuntimeError("gone")
+        self.written.append(data)
+
+
+def new_gaps() -> Observations:
+    """With a bucket for each whole second."""
+    return Observations([float(seconds) for seconds in range(1, 600)])
+
+
+class Passing(Received):
+    """A receiver that has events passed on, and notes what it is told of them."""
 
     def __init__(self, rig: Rig, fails_at: int = 1 << 30) -> None:
         super().__init__()
         self._rig = rig
-        self._fails_at = fails_at
-        self.written: list[bytes] = []
-        self.told: list[bytes] = []
-        self.times: list[float] = []
-        self.passed: list[bytes] = []
-        self.failed: Exception | None = None
+        self.client = ClientTransport(fails_at)
+        self.gaps = new_gaps()
+        self.tellings: list[tuple[int, list[bytes], float]] = []
 
     def head_received(self, head: ReplyHead) -> None:
         super().head_received(head)
-        self._rig.connection.pass_events(self.write)
+        onward = cast("asyncio.Transport", self.client)
+        self._rig.connection.pass_events(onward, self.gaps, BEGUN)
 
-    def write(self, data: bytes) -> None:
-        if len(self.written) == self._fails_at:
-            raise ConnectionResetError("gone")
-        self.written.append(data)
-        self.passed += split(data)[0]
+    def events_passed(self, size: int, recent: Sequence[bytes], last: float) -> None:
+        assert self.end is None
+        self.tellings.append((size, list(recent), last))
+
+
+class Told(Passing):
+    """One that writes to the same client, and has to know of all that is written there."""
+
+    def __init__(self, rig: Turning) -> None:
+        super().__init__(rig)
+        self._outbox = rig.outbox
+        self._known = 0
+        self.told: list[bytes] = []
+        self.own: list[bytes] = []
+
+    def events_passed(self, size: int, recent: Sequence[bytes], last: float) -> None:
+        super().events_passed(size, recent, last)
+        passed = self.client.written[self._known :]
+        assert passed
+        assert size == sum(len(split(chunk)[0][0]) for chunk in passed)
+        assert list(recent) == passed[-16:]
+        self.told += passed
+        self._known = len(self.client.written)
+        self.knows_all()
 
     def body_received(self, data: bytes) -> None:
         self.knows_all()
         super().body_received(data)
-        self.passed.append(data)
-
-    def events_passed(self, chunks: Sequence[bytes], times: Sequence[float]) -> None:
-        assert len(chunks) == len(times) > 0
-        assert self.end is None
-        self.told += chunks
-        self.times += times
-        self.knows_all()
-
-    def write_failed(self, error: Exception) -> None:
-        self.knows_all()
-        self.failed = error
+        self.own.append(b"%x\r\n%b\r\n" % (len(data), data))
+        self.client.write(self.own[-1])
+        self._known += 1
 
     def reply_ended(self) -> None:
         self.knows_all()
@@ -1116,13 +1195,15 @@ class Told(Received):
         super().connection_broken(error)
 
     def knows_all(self) -> None:
-        """Assert that there is no event that it was not told of, nor one told of twice."""
-        assert self.told == self.written
+        """Assert that no event waits, and that there is none that it was not told of."""
+        assert len(self._outbox) == 0
+        assert self._known == len(self.client.written)
 
 
-def listening(rig: Rig, fails_at: int = 1 << 30) -> Told:
-    told = Told(rig, fails_at)
+def listening(rig: Turning) -> Told:
+    told = Told(rig)
     rig.connection.send(told, REQUEST, b"")
+    rig.turn()
     rig.feed(CODED)
     return told
 
@@ -1132,10 +1213,9 @@ def event(text: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-@pytest.fixture
-def ticks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that shows another time whenever it is asked."""
-    monkeypatch.setattr(reading, "monotonic", itertools.count(1.0).__next__)
+def size_of(events: Iterable[bytes]) -> int:
+    """Bytes that are in such chunks."""
+    return sum(len(chunk.partition(b"\r\n")[2]) - 2 for chunk in events)
 
 
 PASSED = st.binary(max_size=60).map(event)
@@ -1143,103 +1223,299 @@ UNLIKE = st.sampled_from([CHUNK, CHUNK + CHUNK, b"2\r\n\n\n\r\n" + CHUNK, b"5;a\
 
 
 @pytest.mark.parametrize("familiar", [False, True])
-@pytest.mark.usefixtures("ticks")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     runs=st.lists(
         st.lists(PASSED, max_size=3)
-        | st.integers(30, 70).map(lambda number: [event(b"%d" % n) for n in range(number)])
+        | st.integers(15, 40).map(lambda number: [event(b"%d" % n) for n in range(number)])
         | UNLIKE.map(lambda chunk: [chunk])
         | st.tuples(PASSED, st.integers(1, 8)).map(lambda cut: [cut[0][: cut[1]], cut[0][cut[1] :]])
         | PASSED.map(lambda chunk: [chunk + chunk]),
         max_size=6,
     ),
+    ends_turn=st.lists(st.booleans(), min_size=1, max_size=7),
     end=st.sampled_from([[END], [b"0\r\n", b"\r\n"], [event(b"last") + END], [b"!"], None]),
 )
-def test_events_are_passed_on_and_told_of_before_anything_else(
-    familiar: bool, runs: list[list[bytes]], end: list[bytes] | None
+def test_events_are_passed_on_in_order_and_told_of_before_anything_else(
+    clock: Clock,
+    familiar: bool,
+    runs: list[list[bytes]],
+    ends_turn: list[bool],
+    end: list[bytes] | None,
 ) -> None:
-    rig = Rig()
+    rig = Turning()
     if familiar:
         rig.exchange(CODED + CHUNK, END)
+    clock.now = BEGUN + 0.5
     told = listening(rig)
-    for segment in [segment for run in runs for segment in run]:
+    segments = [segment for run in runs for segment in run]
+    passed: list[bytes] = []
+    wire: list[bytes] = []
+    lasts: list[float] = []
+    gaps = new_gaps()
+    before = last = BEGUN
+    untold = 0
+    for number, (segment, ends) in enumerate(zip(segments, cycle(ends_turn), strict=False)):
+        clock.now += number + 1
+        waiting, own = len(rig.outbox), len(told.own)
         rig.feed(segment)
-        untold = len(told.written) - len(told.told)
-        assert 0 <= untold < 32
-        assert (rig.connection.last_event > 0.0) == (untold > 0)
+        if len(rig.outbox) > waiting:
+            assert segment.endswith(b"\n\n\r\n")
+            assert (len(split(segment)[0]), split(segment)[1]) == (1, 0)
+            passed.append(segment)
+            wire.append(segment)
+            gaps.observe(clock.now - before)
+            last = clock.now
+            untold += 1
+        elif untold:
+            lasts.append(last)
+            untold = 0
+        wire += told.own[own:]
+        before = clock.now
+        assert [telling[2] for telling in told.tellings] == lasts
+        assert rig.connection.last_event == clock.now
+        assert len(rig.connection._recent) == min(untold, 16)
+        if ends:
+            rig.turn()
+            assert told.client.written == wire
+    own = len(told.own)
     if end is None:
         rig.lose()
     else:
         rig.feed(*end)
     rig.transport.close()
-    told.knows_all()
+    wire += told.own[own:]
     assert told.end == ("broken" if end in ([b"!"], None) else "whole")
-    assert told.times == sorted(set(told.times))
+    assert told.told == passed
+    assert [telling[2] for telling in told.tellings] == [*lasts, *([last] if untold else [])]
+    assert (told.gaps.counts, told.gaps.total) == (gaps.counts, gaps.total)
+    rig.turn()
+    told.knows_all()
+    assert told.client.written == wire
 
     plain = Rig()
-    same = plain.exchange(CODED, *(segment for run in runs for segment in run), *(end or []))
+    same = plain.exchange(CODED, *segments, *(end or []))
     plain.transport.close()
-    assert b"".join(told.passed) == same.body
+    held, missing = split(b"".join(wire))
+    assert (b"".join(held), missing) == (same.body, 0)
 
 
 @pytest.mark.parametrize("familiar", [False, True])
-def test_each_event_is_written_byte_for_byte_in_the_turn_in_which_it_comes(
-    familiar: bool, rig: Rig
+def test_each_event_is_written_byte_for_byte_at_the_end_of_the_turn_in_which_it_comes(
+    familiar: bool, turning: Turning
 ) -> None:
     if familiar:
-        rig.exchange(CODED + CHUNK, END)
-        without_parser(rig)
-    told = listening(rig)
+        turning.exchange(CODED + CHUNK, END)
+        without_parser(turning)
+    told = listening(turning)
     events = [event(b"%d" % number * 3) for number in range(100)]
     for number, chunk in enumerate(events):
-        rig.feed(chunk)
-        assert told.written == events[: number + 1]
-    rig.feed(END)
-    assert (told.end, told.told, told.body, rig.reusable) == ("whole", events, b"", True)
+        turning.feed(chunk)
+        assert told.client.written == events[:number]
+        turning.turn()
+        assert told.client.written == events[: number + 1]
+    turning.feed(END)
+    assert (told.end, told.told, told.body) == ("whole", events, b"")
+    assert turning.reusable
 
 
-@pytest.mark.usefixtures("ticks")
-def test_the_time_of_the_last_event_is_there_until_the_receiver_knows_it(rig: Rig) -> None:
-    told = listening(rig)
-    assert rig.connection.last_event == 0.0
-    rig.feed(event(b"1"))
-    assert rig.connection.last_event == 1.0
-    rig.feed(event(b"2"))
-    assert (rig.connection.last_event, told.told) == (2.0, [])
-    rig.connection.tell_events()
-    assert (rig.connection.last_event, told.times) == (0.0, [1.0, 2.0])
-    rig.connection.tell_events()
-    assert told.told == [event(b"1"), event(b"2")]
-
-
-def test_who_aborts_is_told_of_all_events_first(rig: Rig) -> None:
-    told = listening(rig)
-    rig.feed(event(b"1"), event(b"2"))
-    rig.connection.abort()
-    assert told.told == [event(b"1"), event(b"2")]
-    assert told.end is None
-
-
-@pytest.mark.parametrize("fails_at", [0, 1, 31, 32, 40])
-def test_an_event_that_cannot_be_written_is_reported_after_those_that_could(
-    fails_at: int, rig: Rig
+@pytest.mark.parametrize(
+    "after",
+    [[CHUNK], [CHUNK[:4]], [event(b"x" * 2000)], [event(b"3") + event(b"4")], [END], [b"!"]],
+)
+def test_events_that_wait_are_written_and_told_of_before_what_comes_in_the_same_turn(
+    after: list[bytes], turning: Turning
 ) -> None:
-    told = listening(rig, fails_at)
-    events = [event(b"%d" % number) for number in range(fails_at + 1)]
-    rig.feed(*events)
-    assert isinstance(told.failed, ConnectionResetError)
-    assert told.told == events[:-1]
+    told = listening(turning)
+    events = [event(b"1"), event(b"2")]
+    turning.feed(*events)
+    assert (told.client.written, told.tellings) == ([], [])
+    turning.feed(*after)
+    assert (told.client.written, told.told) == ([*events, *told.own], events)
+    turning.turn()
+    assert told.client.written == [*events, *told.own]
+
+
+def test_an_event_is_written_at_the_end_of_its_turn_though_others_were_written_before_that(
+    turning: Turning,
+) -> None:
+    told = listening(turning)
+    turning.feed(event(b"1"), CHUNK, event(b"2"))
+    assert told.client.written == [event(b"1"), CHUNK]
+    turning.turn()
+    assert told.client.written == [event(b"1"), CHUNK, event(b"2")]
+
+
+def test_of_events_not_told_of_yet_the_last_ones_are_kept_and_the_bytes_of_all_counted(
+    clock: Clock, turning: Turning
+) -> None:
+    told = listening(turning)
+    events = [event(b"%d" % number) for number in range(1000)]
+    for number, chunk in enumerate(events):
+        clock.now = BEGUN + number
+        turning.feed(chunk)
+        assert len(turning.connection._recent) <= RECENT_EVENTS == 16
+    turning.turn()
+    assert told.tellings == []
+    turning.connection.tell_events()
+    assert told.tellings == [(size_of(events), events[-16:], BEGUN + 999)]
+
+
+def test_events_are_told_of_once_however_often_that_is_asked_for(
+    clock: Clock, turning: Turning
+) -> None:
+    told = listening(turning)
+    turning.connection.tell_events()
+    assert told.tellings == []
+    clock.now = 101.0
+    turning.feed(event(b"1"))
+    for _ in range(2):
+        turning.connection.tell_events()
+        assert told.tellings == [(len(b"data: 1\n\n"), [event(b"1")], 101.0)]
+    clock.now = 102.0
+    turning.feed(event(b"22"))
+    turning.connection.tell_events()
+    assert told.tellings[1:] == [(len(b"data: 22\n\n"), [event(b"22")], 102.0)]
+
+
+def test_the_time_when_anything_came_last_is_there_while_events_are_passed_on(
+    clock: Clock, turning: Turning
+) -> None:
+    told = Told(turning)
+    turning.connection.send(told, REQUEST, b"")
+    turning.turn()
+    assert turning.connection.last_event == 0.0
+    turning.feed(CODED)
+    assert turning.connection.last_event == BEGUN
+    for segment in (event(b"1"), CHUNK[:4], CHUNK[4:], event(b"2") + event(b"3"), b"5;a\r\n"):
+        clock.now += 1
+        turning.feed(segment)
+        assert turning.connection.last_event == clock.now
+    turning.connection.tell_events()
+    assert turning.connection.last_event == clock.now
+    turning.feed(CHUNK[3:], END)
+    assert (told.end, turning.connection.last_event) == ("whole", 0.0)
+
+
+def test_of_a_stream_whose_events_are_not_passed_on_there_is_no_last_event(rig: Rig) -> None:
+    got = rig.exchange(CODED, event(b"1"), event(b"2"))
+    assert (got.body, rig.connection.last_event) == (b"data: 1\n\ndata: 2\n\n", 0.0)
+
+
+def test_a_lost_connection_has_no_last_event(turning: Turning) -> None:
+    told = listening(turning)
+    turning.feed(event(b"1"))
+    turning.lose()
+    assert (told.end, turning.connection.last_event) == ("broken", 0.0)
+
+
+def test_the_gap_before_each_event_is_counted_as_soon_as_it_comes(
+    clock: Clock, turning: Turning
+) -> None:
+    told = listening(turning)
+    gaps = new_gaps()
+    clock.now = BEGUN
+    for seconds in (3.0, 1.0, 0.25, 7.5, 1.0):
+        clock.now += seconds
+        gaps.observe(seconds)
+        turning.feed(event(b"x"))
+        assert (told.gaps.counts, told.gaps.total) == (gaps.counts, gaps.total)
+    turning.turn()
+    turning.connection.tell_events()
+    turning.feed(END)
+    assert (told.gaps.counts, told.gaps.total) == (gaps.counts, gaps.total)
+
+
+@pytest.mark.parametrize(
+    "between", [[CHUNK], [CHUNK[:4], CHUNK[4:]], [event(b"1") + event(b"2")], [event(b"x" * 2000)]]
+)
+def test_a_gap_begins_with_whatever_came_before_and_is_left_to_the_receiver_if_it_ends_so(
+    between: list[bytes], clock: Clock, turning: Turning
+) -> None:
+    told = listening(turning)
+    expected = new_gaps()
+    clock.now = BEGUN + 2
+    turning.feed(event(b"1"))
+    expected.observe(2.0)
+    for segment in between:
+        clock.now += 40
+        turning.feed(segment)
+    clock.now += 3
+    turning.feed(event(b"2"))
+    expected.observe(3.0)
+    clock.now += 5
+    turning.feed(event(b"3"))
+    expected.observe(5.0)
+    assert (told.gaps.counts, told.gaps.total) == (expected.counts, expected.total)
+
+
+def test_who_aborts_is_told_of_all_events_once_they_are_written(turning: Turning) -> None:
+    told = listening(turning)
+    turning.feed(event(b"1"), event(b"2"))
+    turning.connection.abort()
+    assert told.client.written == told.told == [event(b"1"), event(b"2")]
+    turning.lose()
+    turning.turn()
+    assert told.client.written == told.told == [event(b"1"), event(b"2")]
     assert told.end is None
 
 
-def test_events_of_the_next_reply_are_its_receivers(rig: Rig) -> None:
-    first = listening(rig)
-    rig.feed(event(b"1"), END)
-    second = rig.ask()
-    rig.feed(CODED, event(b"2"), END)
-    assert (first.written, first.told) == ([event(b"1")], [event(b"1")])
+@pytest.mark.parametrize("error", [None, ConnectionResetError()])
+def test_what_waits_when_a_backend_goes_away_is_written_and_told_of_before_that(
+    error: Exception | None, turning: Turning
+) -> None:
+    told = listening(turning)
+    turning.feed(event(b"1"), event(b"2"))
+    turning.lose(error)
+    assert told.client.written == told.told == [event(b"1"), event(b"2")]
+    assert told.end == "broken"
+
+
+@pytest.mark.parametrize("fails_at", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("rest", "end"), [([], None), ([CHUNK], None), ([END], "whole"), ([b"!"], "broken")]
+)
+@pytest.mark.parametrize("together", [False, True])
+async def test_an_event_that_cannot_be_written_ends_the_clients_transport_and_disturbs_nobody(
+    fails_at: int,
+    rest: list[bytes],
+    end: str | None,
+    together: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    loop = asyncio.get_running_loop()
+    raised: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: raised.append(context))
+    rig = Rig(outbox=Outbox())
+    got = Passing(rig, fails_at)
+    rig.connection.send(got, REQUEST, b"")
+    events = [event(b"%d" % number) for number in range(3)]
+    for segment in [CODED, *events, *rest]:
+        loop.call_soon(rig.connection.data_received, segment)
+        if not together:
+            await asyncio.sleep(0)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert raised == []
+    assert (got.client.written, got.client.closing) == (events[:fails_at], True)
+    assert "cannot be written to" in capsys.readouterr().out
+    rig.connection.tell_events()
+    assert [telling[:2] for telling in got.tellings] == [(size_of(events), events)]
+    assert (got.end, rig.reusable) == (end, end != "broken")
+    rig.transport.close()
+
+
+def test_events_of_the_next_reply_are_its_receivers(turning: Turning) -> None:
+    first = listening(turning)
+    turning.feed(event(b"1"), END)
+    counted = [*first.gaps.counts]
+    second = turning.ask()
+    turning.turn()
+    turning.feed(CODED, event(b"2"), END)
+    turning.turn()
+    assert first.client.written == first.told == [event(b"1")]
     assert (second.body, second.end) == (b"data: 2\n\n", "whole")
+    assert first.gaps.counts == counted
 
 
 @pytest.mark.parametrize(
@@ -1256,16 +1532,162 @@ def test_events_of_the_next_reply_are_its_receivers(rig: Rig) -> None:
         event(b"1")[:4],
     ],
 )
-def test_what_is_not_one_short_event_is_not_passed_on(segment: bytes, rig: Rig) -> None:
-    told = listening(rig)
-    rig.feed(segment)
-    assert (told.written, told.told) == ([], [])
-    assert rig.connection.last_event == 0.0
+def test_what_is_not_one_short_event_is_not_passed_on(
+    segment: bytes, clock: Clock, turning: Turning
+) -> None:
+    told = listening(turning)
+    clock.now += 1
+    turning.feed(segment)
+    turning.turn()
+    assert (told.client.written, told.tellings) == (told.own, [])
+    assert sum(told.gaps.counts) == 0
 
 
-def test_the_end_of_a_chunk_is_not_taken_for_an_event(rig: Rig) -> None:
-    told = listening(rig)
+def test_the_end_of_a_chunk_is_not_taken_for_an_event(turning: Turning) -> None:
+    told = listening(turning)
     inner = event(b"1")
-    rig.feed(b"%x\r\n" % (len(inner) + 2), inner, b"yz\r\n", event(b"2"), END)
-    assert told.written == [event(b"2")]
+    turning.feed(b"%x\r\n" % (len(inner) + 2), inner, b"yz\r\n", event(b"2"), END)
+    assert told.told == [event(b"2")]
+    assert told.client.written == [*told.own, event(b"2")]
     assert (told.end, told.body) == ("whole", inner + b"yz")
+
+
+# --- exchanges that have events passed on ------------------------------------------------------
+
+
+class Watching:
+    """As much of a sink, of a reply and of an ending as an exchange uses."""
+
+    limit = 1 << 20
+    chunked = True
+    congested = trailing = False
+
+    def __init__(self, gaps: Observations | None) -> None:
+        self.transport = ClientTransport()
+        self.connection = SimpleNamespace(on_pressure=None, on_relief=None)
+        self.gaps = gaps
+        self.error: Exception | None = None
+        self.seen: list[tuple[object, float]] = []
+        self.ended: list[Fault | None] = []
+        self.failed: list[Exception] = []
+
+    def plan(self, _: ReplyHead) -> Plan:
+        return Plan.STREAM
+
+    def ready(self, head: ReplyHead, first: bytes) -> bool:
+        return head.event_stream and first.endswith(b"\n\n")
+
+    def begin(self, _: ReplyHead, __: bytes) -> Watching:
+        return self
+
+    def observe(self, data: bytes, now: float) -> None:
+        self.seen.append((data, now))
+
+    def event_gaps(self) -> Observations | None:
+        assert self.seen
+        return self.gaps
+
+    def observe_events(self, size: int, recent: Sequence[bytes], last: float) -> None:
+        if self.error is not None:
+            raise self.error
+        self.seen.append(((size, list(recent)), last))
+
+    def start(self, first: bytes) -> None:
+        self.transport.write(first)
+
+    def finish(self, _: object) -> None:
+        self.transport.write(END)
+
+    def stream_begins(self, _: float) -> None:
+        pass
+
+    def exchange_ended(self, fault: Fault | None) -> None:
+        self.ended.append(fault)
+
+    def exchange_failed(self, error: Exception) -> None:
+        self.failed.append(error)
+
+
+STREAM = OK + b"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def exchanging(rig: Turning, clock: Clock, watching: Watching) -> Exchange:
+    """An exchange whose stream has begun with one event."""
+    made = Exchange(
+        make_backend(),
+        cast("Any", watching),
+        Proxy(idle_timeout=10.0),
+        watching,
+        cast("Any", SimpleNamespace(add=lambda *_: None, discard=lambda *_: None)),
+        clock,
+        last=True,
+        deadline=None,
+    )
+    made.send(rig.connection, REQUEST, b"", head_only=False)
+    rig.turn()
+    rig.feed(STREAM, event(b"1"))
+    return made
+
+
+def test_an_exchange_has_events_passed_on_once_its_sink_has_seen_the_first(
+    clock: Clock, turning: Turning
+) -> None:
+    gaps = new_gaps()
+    watching = Watching(gaps)
+    exchanging(turning, clock, watching)
+    begun = clock.now
+    for number in (2, 3):
+        clock.now += number
+        turning.feed(event(b"%d" % number))
+    turning.turn()
+    assert watching.transport.written[1:] == [event(b"2"), event(b"3")]
+    assert watching.seen == [(b"data: 1\n\n", begun)]
+    assert (sum(gaps.counts), gaps.counts[1:3], gaps.total) == (2, [1, 1], 5.0)
+    turning.feed(END)
+    passed = [event(b"2"), event(b"3")]
+    assert watching.seen[1:] == [((size_of(passed), passed), clock.now)]
+    assert watching.transport.written[1:] == [*passed, END]
+    assert (watching.ended, watching.failed) == ([None], [])
+
+
+def test_an_exchange_shows_its_sink_each_event_that_has_to_be_seen(
+    clock: Clock, turning: Turning
+) -> None:
+    watching = Watching(None)
+    exchanging(turning, clock, watching)
+    times = [clock.now]
+    for number in (2, 3):
+        clock.now += number
+        times.append(clock.now)
+        turning.feed(event(b"%d" % number))
+        assert watching.transport.written[-1] == event(b"%d" % number)
+    assert watching.seen == [
+        (b"data: %d\n\n" % number, now) for number, now in enumerate(times, start=1)
+    ]
+    assert turning.connection.last_event == 0.0
+
+
+def test_a_sink_that_fails_at_what_was_passed_on_fails_its_exchange_and_not_the_event_loop(
+    clock: Clock, turning: Turning
+) -> None:
+    watching = Watching(new_gaps())
+    exchanging(turning, clock, watching)
+    watching.error = ValueError("odd")
+    turning.feed(event(b"2"), CHUNK)
+    assert watching.failed == [watching.error]
+    assert watching.ended == []
+
+
+def test_a_stream_is_silent_since_its_last_event_and_not_since_its_sink_was_told(
+    clock: Clock, turning: Turning
+) -> None:
+    watching = Watching(new_gaps())
+    exchange = exchanging(turning, clock, watching)
+    for _ in range(5):
+        clock.now += 9
+        turning.feed(event(b"2"))
+        assert exchange.look(clock.now) == clock.now + 10
+    assert exchange.look(clock.now + 9.9) == clock.now + 10
+    assert watching.ended == []
+    exchange.look(clock.now + 10)
+    assert [fault.value for fault in watching.ended if fault] == ["idle_timeout"]
