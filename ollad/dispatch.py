@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
@@ -36,7 +36,10 @@ _UNSERVED: Final = frozenset({Fault.CONNECT, Fault.CONNECT_TIMEOUT, Fault.REFUSE
 """Faults that say less than the reply of a backend tried before."""
 
 
-class Attempt(NamedTuple):
+_UNDER_WAY: Final = Outcome("")
+
+
+class Attempt:
     """A call on its way to a backend, or back from there.
 
     Attributes:
@@ -46,17 +49,22 @@ class Attempt(NamedTuple):
         outcome: of the exchange; without a backend's name while it is under way.
     """
 
-    prompt: Prompt
-    place: Place
-    last: bool
-    outcome: Outcome = Outcome("")
+    __slots__ = ("last", "outcome", "place", "prompt")
+
+    def __init__(
+        self, prompt: Prompt, place: Place, last: bool, outcome: Outcome = _UNDER_WAY
+    ) -> None:
+        self.prompt = prompt
+        self.place = place
+        self.last = last
+        self.outcome = outcome
 
 
 ATTEMPTED: Final = web.RequestKey("attempted", Attempt)
 """Where a request carries an attempt that was made for it before."""
 
 
-class Dispatched(NamedTuple):
+class Dispatched:
     """How a call was carried out.
 
     Attributes:
@@ -65,9 +73,12 @@ class Dispatched(NamedTuple):
         prompt: of the call.
     """
 
-    outcome: Outcome
-    place: Place
-    prompt: Prompt
+    __slots__ = ("outcome", "place", "prompt")
+
+    def __init__(self, outcome: Outcome, place: Place, prompt: Prompt) -> None:
+        self.outcome = outcome
+        self.place = place
+        self.prompt = prompt
 
 
 class _Tries:

@@ -115,7 +115,11 @@ class Origin:
         self, call: Call, backend: Backend, relay: Relay
     ) -> tuple[ConnectionPool, bytes, bytes]:
         pool = relay.pool(backend)
-        marked = call._replace(inbound=call.inbound._replace(request_id=_MARK), body=b"")
+        inbound = call.inbound
+        unnamed = Inbound(
+            inbound.headers, _MARK, inbound.peer, inbound.scheme, inbound.host, inbound.trusted
+        )
+        marked = call._replace(inbound=unnamed, body=b"")
         head = pool.request_head(upstream_request(marked, backend))
         before, _, after = head.partition(_MARK.encode())
         return pool, before, after.removesuffix(b"0\r\n\r\n")

@@ -302,7 +302,8 @@ class FastRequest:
         ):
             if fault is Fault.STALE:
                 fast.gateway.dispatcher.relay.pool(attempt.place.backend).distrust()
-            self.attempt = attempt._replace(outcome=outcome)
+            attempt.outcome = outcome
+            self.attempt = attempt
             self.protocol.hand_over(self)
             return
         try:

@@ -9,7 +9,7 @@ import asyncio
 import uuid
 from email.message import Message
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from aiohttp import HttpVersion11
@@ -208,7 +208,7 @@ async def read_call(
     return complete_call(taken, record, inbound, query, model, spliced, identity)
 
 
-class Document(NamedTuple):
+class Document:
     """A JSON request that clients may send.
 
     Attributes:
@@ -218,10 +218,15 @@ class Document(NamedTuple):
         omitted: bytes of texts that it is without.
     """
 
-    body: bytes
-    document: dict[str, Any]
-    rid: str | None
-    omitted: int = 0
+    __slots__ = ("body", "document", "omitted", "rid")
+
+    def __init__(
+        self, body: bytes, document: dict[str, Any], rid: str | None, omitted: int = 0
+    ) -> None:
+        self.body = body
+        self.document = document
+        self.rid = rid
+        self.omitted = omitted
 
 
 def read_document(body: bytes, record: RequestRecord, runtime: Runtime) -> Document:
@@ -269,7 +274,7 @@ def complete_call(
     Raises:
         GatewayError: its key does not allow it.
     """
-    body, document, rid, omitted = given
+    body, document = given.body, given.document
     if spliced is not None:
         body = replace_members(body, {"model": orjson.dumps(spliced)})
     key = record.key
@@ -285,10 +290,10 @@ def complete_call(
         inbound,
         document,
         model,
-        rid,
+        given.rid,
         record.tenant,
         identity,
-        omitted=omitted,
+        omitted=given.omitted,
     )
 
 

@@ -22,9 +22,9 @@ from ollad.entrance import enter, leave
 from ollad.errors import OUR_MISTAKE, BadRequestError, GatewayError, UnavailableError
 from ollad.gateway import GATEWAY
 from ollad.headers import client_address, new_request_id, valid_request_id
+from ollad.outgoing import SentReply, WholeReply
 from ollad.record import RECORD, RequestRecord
 from ollad.relay.cut import reset
-from ollad.serving import SentReply, WholeReply
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

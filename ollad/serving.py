@@ -13,8 +13,9 @@ from ollad.dispatch import ATTEMPTED
 from ollad.errors import BackendError
 from ollad.gateway import GATEWAY
 from ollad.jsontext import append_members
+from ollad.outgoing import SentReply, WholeReply
 from ollad.record import RECORD, RequestRecord
-from ollad.replies import ClientSink, HoldSink
+from ollad.replies import ClientSink, HoldSink, Reading
 from ollad.sglang.annotate import Usage, generate_usage, spoken
 
 if TYPE_CHECKING:
@@ -22,15 +23,12 @@ if TYPE_CHECKING:
     from ollad.gateway import Gateway, Runtime
     from ollad.relay.downstream import Downstream
     from ollad.relay.exchange import Outcome, ReplyHead
-    from ollad.replies import Reading
 
 __all__ = [
     "Fetched",
     "Members",
     "Relayed",
     "Relaying",
-    "SentReply",
-    "WholeReply",
     "concluded",
     "fetch",
     "relay_call",
@@ -40,39 +38,6 @@ Members = Callable[[Mapping[str, Any], Usage, Call, RequestRecord, int], Mapping
 """What to add to a whole JSON reply, given the reply, its figures, the call and its request's
 record, and the milliseconds since the request arrived. Members that the backend sent itself are
 left as they are."""
-
-
-class WholeReply(web.StreamResponse):
-    """A backend's reply that was held, to be sent in one piece once all is known of it.
-
-    Attributes:
-        head: of the backend's reply.
-        whole: the body.
-    """
-
-    def __init__(self, head: ReplyHead, whole: bytes) -> None:
-        super().__init__(status=head.status)
-        self.head = head
-        self.whole = whole
-
-    def sent(self, *, keep_alive: bool) -> None:
-        """It has been sent, so aiohttp shall neither start nor end it."""
-        self._eof_sent = True
-        self._keep_alive = keep_alive
-
-
-class SentReply(web.StreamResponse):
-    """A reply that the relay has written, as aiohttp sees it: one that has been sent.
-
-    Args:
-        status: status code.
-        keep_alive: whether the connection can be used again.
-    """
-
-    def __init__(self, status: int, *, keep_alive: bool) -> None:
-        super().__init__(status=status)
-        self._eof_sent = True
-        self._keep_alive = keep_alive
 
 
 class Relaying(NamedTuple):

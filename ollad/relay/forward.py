@@ -12,7 +12,7 @@ from ollad.relay.underway import Exchange
 from ollad.relay.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
 
     from ollad.backends.backend import Backend
     from ollad.config.schema import Proxy
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Relay"]
 
-_DEATH_SECONDS: Final = (0.0, 0.05, 0.2)
+_DEATH_SECONDS: Final[Sequence[float]] = (0.0, 0.05, 0.2)
 """Pauses before each look whether a backend that dropped a connection has died."""
 
 

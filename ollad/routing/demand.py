@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 __all__ = ["UNKNOWN", "Demand", "span"]
 
 
-class Demand(NamedTuple):
+class Demand:
     """The prompt of a request, as far as routing cares.
 
     Attributes:
@@ -22,19 +22,29 @@ class Demand(NamedTuple):
             streamed: then nothing but an estimate says when its prefill is over.
     """
 
-    chain: tuple[int, ...]
-    tokens: float
-    block_tokens: float
-    doubling: int = 0
-    silent: bool = False
+    __slots__ = ("block_tokens", "chain", "doubling", "silent", "tokens")
+
+    def __init__(
+        self,
+        chain: tuple[int, ...],
+        tokens: float,
+        block_tokens: float,
+        doubling: int = 0,
+        silent: bool = False,
+    ) -> None:
+        self.chain = chain
+        self.tokens = tokens
+        self.block_tokens = block_tokens
+        self.doubling = doubling
+        self.silent = silent
 
     def prefix_tokens(self, blocks: int) -> float:
         """Estimated tokens of the first ``blocks`` blocks, at most those of the prompt."""
-        _, tokens, block_tokens, doubling, _ = self
+        doubling = self.doubling
         length = blocks if blocks <= 2 * doubling else span(blocks, doubling)
-        covered = length * block_tokens
-        if covered > tokens:
-            return tokens
+        covered = length * self.block_tokens
+        if covered > self.tokens:
+            return self.tokens
         return covered
 
 

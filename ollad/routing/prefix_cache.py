@@ -20,6 +20,7 @@ popular, and to pay more for leaving it would make its queue longer still.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ollad.routing.index import PrefixIndex
@@ -55,6 +56,7 @@ _LEAST_CONFIDENCE: Final = 0.05
 _TELLING_TOKENS: Final = 256.0
 """Predictions of fewer cached tokens are not judged: templates and page sizes blur them."""
 _INFINITE: Final = float("inf")
+_COUNTLESS: Final = sys.maxsize
 
 
 class PrefixCache:
@@ -103,7 +105,7 @@ class PrefixCache:
         book = self._books.get(backend.name)
         if book is None or book.snapshot is not backend.snapshot:
             book = self._book(backend, now)
-        chain, tokens, _, _, silent = demand
+        chain, tokens, silent = demand.chain, demand.tokens, demand.silent
         if book.asked is demand:
             believed = book.believed
         else:
@@ -139,7 +141,7 @@ class PrefixCache:
 
     def _bids(
         self, candidates: Sequence[Candidate], demand: Demand, now: float
-    ) -> tuple[list[_Bid], float, float]:
+    ) -> tuple[list[_Bid], float, int]:
         """What each candidate of some weight offers.
 
         Returns:
@@ -148,7 +150,7 @@ class PrefixCache:
         chain, tokens = demand.chain, demand.tokens
         books = self._books
         matched, prefix = 0, 0.0
-        least = behind = _INFINITE
+        least, behind = _INFINITE, _COUNTLESS
         bids: list[_Bid] = []
         for candidate in candidates:
             weight = candidate.weight(now)
@@ -177,7 +179,7 @@ class PrefixCache:
 
     def _emptiest(self, costs: Sequence[tuple[float, Candidate, _Book]], bound: float) -> Candidate:
         """Any of the emptiest of those that cost at most ``bound``."""
-        least = _INFINITE
+        least = _COUNTLESS
         emptiest: list[Candidate] = []
         for cost, candidate, book in costs:
             if cost > bound:

@@ -7,8 +7,7 @@ they are looked into once, at the end.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ollad.sglang.annotate import Usage, generate_usage, openai_usage
 from ollad.sglang.event_figures import added_up, event_usage, figures, merged
@@ -47,8 +46,7 @@ _EMPTY: Final = len(b"data: [DONE]\n\n")
 _OVERLOAD: Final = frozenset({429, 503})
 
 
-@dataclass(frozen=True, slots=True)
-class EventError:
+class EventError(NamedTuple):
     """An error that arrived inside a stream.
 
     Attributes:

@@ -37,7 +37,7 @@ LAYERS = (
     ("handlers",),
     ("generation", "native"),
     ("serving",),
-    ("closing", "intake", "replies"),
+    ("closing", "intake", "outgoing", "replies"),
     ("entrance", "model_choice"),
     ("affinity", "gateway"),
     ("dispatch",),

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 from aiohttp import web
 
+from ollad.outgoing import SentReply
 from ollad.relay.downstream import Downstream
 from ollad.relay.exchange import ReplyHead
 from ollad.relay.upstream import Connection
-from ollad.serving import SentReply
+from tests.compiled import text_only
 from tests.wire.byte_client import connect, until
 from tests.wire.fake_sglang import STREAM_HEAD, chunked
 from tests.wire.relay.replies import OPAQUE, ask, in_pieces, post, read_reply
@@ -75,6 +76,7 @@ async def test_the_head_waits_for_no_more_than_the_first_event(
         assert await client.reader.readuntil(b"\n\n\r\n") == chunked(b"data: 1\n\n")
 
 
+@text_only
 async def test_nagle_is_off_on_both_sides(
     fake: FakeSGLang, ollad: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
