@@ -27,7 +27,7 @@ TREE := build/tree
 DEBIAN_PYTHON := $(if $(filter file,$(origin PYTHON)),/usr/bin/python3,$(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run lint test chaos acceptance fuzz bench bench-routing build visible-python install uninstall deb clean FORCE
+.PHONY: help venv run lint test test-compiled chaos acceptance fuzz bench bench-routing build visible-python install uninstall deb clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,10 +65,13 @@ fuzz: $(INSTALLED) ## fuzz parsers, headers, configuration: FUZZ_MINUTES each, o
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check 'atheris>=3'
 	$(VENV)/bin/python -m tests.fuzz.run --minutes $(FUZZ_MINUTES) $(FUZZ)
 
-acceptance: $(INSTALLED) ## tests with real SGLang servers, a real Prometheus, systemd and clients
-	$(VENV)/bin/pytest tests/system
+test-compiled: $(INSTALLED) build ## the wire tests with ollad as make install installs it
+	PYTHONPATH=$(TREE):. $(VENV)/bin/pytest --import-mode=importlib tests/wire
 
-bench: $(INSTALLED) ## compare with other proxies and write docs/benchmarks.md, which says how
+acceptance: $(INSTALLED) build ## tests with real SGLang servers, a real Prometheus, systemd and clients
+	OLLAD_TREE=$(TREE) $(VENV)/bin/pytest tests/system
+
+bench: $(INSTALLED) build ## compare with other proxies and write docs/benchmarks.md, which says how
 	$(VENV)/bin/python -m tests.bench.run
 
 bench-routing: $(INSTALLED) ## compare routing policies on a trace and write docs/routing-benchmarks.md
@@ -84,12 +87,13 @@ build/python: FORCE
 	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
 
 # setuptools would put modules that are gone since into the tree, out of its own build/lib.
-$(TREE)/.built: build/python setup.cfg pyproject.toml $(shell find ollad ! -path '*/__pycache__*')
+$(TREE)/.built: build/python etc/compile.py setup.cfg pyproject.toml $(shell find ollad ! -path '*/__pycache__*')
 	rm -rf $(TREE) build/lib build/bdist.*
 	"$$(cat build/python)" -m venv --clear build/venv
 	build/venv/bin/pip install --quiet --disable-pip-version-check --root-user-action=ignore \
 	  --no-compile --target $(TREE) .
 	rm -rf $(TREE)/bin
+	build/venv/bin/python -B etc/compile.py $(TREE)
 	build/venv/bin/pip install --quiet --disable-pip-version-check --root-user-action=ignore \
 	  'shtab>=1.7,<2'
 	PYTHONPATH=$(TREE) build/venv/bin/python -B -m ollad.cli.manual build/man

@@ -160,7 +160,10 @@ class Peer:
 
 
 def ollad_of(name: str, tree: Path) -> Peer:
-    """The ollad of a checkout."""
+    """The ollad of a checkout, as ``make build`` left it there, if it did."""
+    built = tree / "build/tree"
+    compiled = (built / ".built").exists()
+    how = "as `make install` installs it" if compiled else "from its text"
 
     def command(place: Place) -> list[str]:
         configuration = str(place.configuration("ollad.yaml"))
@@ -168,11 +171,11 @@ def ollad_of(name: str, tree: Path) -> Peer:
 
     return Peer(
         name=name,
-        what="`ollad serve`, all defaults but no access log",
+        what=f"`ollad serve` {how}, all defaults but no access log",
         source=Checkout(tree),
         path=_OLLA,
         command=command,
-        folder=tree,
+        folder=built if compiled else tree,
         status="/internal/status",
         complaint=_unhealthy,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -83,6 +84,7 @@ def running_ollad(
     with ollad.log.open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "ollad", "serve", "--config", str(ollad.config)],
+            cwd=os.environ.get("OLLAD_TREE"),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -13,6 +13,7 @@ from aiohttp import web
 from ollad.config.schema import Proxy, Server
 from ollad.relay.forward import Relay
 from ollad.replies import ClientSink
+from tests.compiled import text_only
 from tests.wire.conftest import PREFIX, endpoint, running
 from tests.wire.fake_sglang import (
     STREAM_HEAD,
@@ -233,6 +234,7 @@ async def test_targets_no_route_can_match_are_answered_in_the_envelope(
 # --- what is wrong with ollad ---
 
 
+@text_only
 async def test_a_mistake_of_ollads_own_is_500_and_logged_once(
     log: LogLines, ollad: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ import pytest
 from ollad import connection as connections
 from ollad.config.schema import ApiKey, Auth, Proxy, Routing, Server
 from ollad.fastpath import FastRequest
-from ollad.gateway import make_runtime
+from ollad.gateway import Traffic, make_runtime
 from ollad.middleware import Frame
 from ollad.relay.underway import Exchange
 from tests.wire.byte_client import ByteClient, connect, post_bytes, until
@@ -56,17 +56,17 @@ class Ways:
 @pytest.fixture(autouse=True)
 def ways(monkeypatch: pytest.MonkeyPatch) -> Ways:
     counted = Ways()
-    begin, serve = FastRequest.begin, Frame.serve
+    enter, serve = Traffic.enter, Frame.serve
 
-    def counting_begin(self: FastRequest) -> None:
-        counted.fast += 1
-        begin(self)
+    def counting_enter(self: Traffic, server: Any) -> None:
+        counted.fast += isinstance(server, FastRequest)
+        enter(self, server)
 
     async def counting_serve(self: Frame, *args: Any) -> Any:
         counted.ordinary += 1
         return await serve(self, *args)
 
-    monkeypatch.setattr(FastRequest, "begin", counting_begin)
+    monkeypatch.setattr(Traffic, "enter", counting_enter)
     monkeypatch.setattr(Frame, "serve", counting_serve)
     return counted
 

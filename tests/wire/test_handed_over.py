@@ -12,6 +12,7 @@ import pytest
 import ollad.connection as ollad_connection
 import ollad.fastpath as ollad_fastpath
 from ollad.config.schema import Server
+from tests.compiled import text_only
 from tests.wire.byte_client import connect, until
 from tests.wire.conftest import endpoint, running
 from tests.wire.fake_sglang import STREAM_HEAD, chunked, event_bytes, reply, sse
@@ -118,6 +119,7 @@ async def test_a_header_like_no_id_is_left_alone(fake: FakeSGLang, ollad: Runnin
         assert request.header("X-Olla-Request-ID") not in (None, zeros)
 
 
+@text_only
 async def test_what_nobody_expected_is_answered_and_leaves_nothing(
     fake: FakeSGLang, ollad: Running, log: LogLines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +136,7 @@ async def test_what_nobody_expected_is_answered_and_leaves_nothing(
     await until(lambda: nothing_is_left(ollad))
 
 
+@text_only
 async def test_a_connection_that_fails_oddly_is_answered_and_leaves_nothing(
     fake: FakeSGLang, ollad: Running, log: LogLines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +154,7 @@ async def test_a_connection_that_fails_oddly_is_answered_and_leaves_nothing(
     await until(lambda: nothing_is_left(ollad))
 
 
+@text_only
 async def test_a_request_that_waits_for_a_connection_is_cut_at_once(
     fake: FakeSGLang, ollad: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,13 +107,13 @@ async def test_connections_are_used_again(relay: Relay, backend: Backend, fake: 
 async def test_a_held_reply_longer_than_the_sink_takes_is_refused(
     relay: Relay, backend: Backend, fake: FakeSGLang
 ) -> None:
-    fake.scripts[PATH] = reply(b"x" * (HoldSink.limit + 1))
+    fake.scripts[PATH] = reply(b"x" * (HoldSink().limit + 1))
     with pytest.raises(BackendError):
         await relay.forward(REQUEST, backend, HoldSink(), Proxy())
-    fake.scripts[PATH] = reply(b"x" * HoldSink.limit)
+    fake.scripts[PATH] = reply(b"x" * HoldSink().limit)
     outcome = await relay.forward(REQUEST, backend, HoldSink(), Proxy())
     assert outcome.body is not None
-    assert len(outcome.body) == HoldSink.limit
+    assert len(outcome.body) == HoldSink().limit
 
 
 @pytest.mark.parametrize("status", ["429 Slow", "502 Bad", "503 Busy", "504 Late"])

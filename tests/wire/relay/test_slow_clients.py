@@ -12,6 +12,7 @@ import pytest
 from ollad.relay.downstream import Downstream
 from ollad.relay.underway import Exchange
 from ollad.relay.upstream import Connection
+from tests.compiled import text_only
 from tests.wire.byte_client import connect, until
 from tests.wire.fake_sglang import STREAM_HEAD, chunked, reply
 from tests.wire.relay.replies import LONE, OPAQUE, post, read_reply
@@ -83,6 +84,7 @@ def flood(framing: str) -> tuple[bytes, bytes]:
 
 
 @pytest.mark.parametrize("framing", ["events", "sized", "until close"])
+@text_only
 async def test_a_client_that_does_not_read_stops_the_backend(
     framing: str, held: list[int], fake: FakeSGLang, ollad: Running
 ) -> None:
@@ -114,6 +116,7 @@ async def test_a_client_that_does_not_read_stops_the_backend(
     await until(lambda: ollad.gateway.runtime.pool.named("one").in_flight == 0)
 
 
+@text_only
 async def test_a_client_that_asks_on_without_reading_is_not_served_on(
     held: list[int], fake: FakeSGLang, ollad: Running
 ) -> None:

@@ -19,6 +19,7 @@ from aiohttp import web
 from ollad.config.schema import Logging, Proxy
 from ollad.relay import pool as pool_module
 from ollad.relay.upstream import Connection
+from tests.compiled import text_only
 from tests.wire.byte_client import connect, until
 from tests.wire.conftest import endpoint, running
 from tests.wire.fake_sglang import STREAM_HEAD, FakeSGLang, chunked, reply, serving
@@ -204,6 +205,7 @@ MOMENTS: Final[dict[str, Script]] = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
+@text_only
 async def test_the_backend_is_left_in_the_turn_after_the_client_went(
     moment: str, fake: FakeSGLang, ollad: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,172 @@
+# ruff: noqa: INP001 - a script, not a module of a package
+"""Compile the data plane of an ollad that was copied to a folder: ``compile.py FOLDER``.
+
+mypyc makes C of the modules below, by the types that they state anyway, and the compiler of this
+machine makes what Python loads in their place; their text stays beside that. A request then takes
+about half the CPU time. Where the compiler or Python's headers are missing, ollad is left as it is,
+and runs as well, but slower.
+
+Runs in a virtual environment, into which it installs mypy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+from typing import Final
+
+TOOLS: Final = ("mypy>=2.4,<3", "setuptools>=77,<90")
+
+MODULES: Final = (
+    "announcement",
+    "call",
+    "closing",
+    "conduct",
+    "dispatch",
+    "excerpt",
+    "familiar",
+    "fastpath",
+    "framing",
+    "generation",
+    "headers",
+    "intake",
+    "jsontext",
+    "model_choice",
+    "placement",
+    "record",
+    "replies",
+    "serving",
+    "backends.backend",
+    "backends.breaker",
+    "metrics.histogram",
+    "metrics.telemetry",
+    "relay.chunks",
+    "relay.downstream",
+    "relay.exchange",
+    "relay.forward",
+    "relay.outbox",
+    "relay.pool",
+    "relay.reading",
+    "relay.replyhead",
+    "relay.retry",
+    "relay.underway",
+    "relay.upstream",
+    "relay.watch",
+    "routing.canonical",
+    "routing.demand",
+    "routing.index",
+    "routing.ledger",
+    "routing.popularity",
+    "routing.prefix_cache",
+    "routing.prompt",
+    "sglang.annotate",
+    "sglang.event_figures",
+    "sglang.events",
+    "sglang.media",
+    "sglang.opening",
+    "sglang.plain",
+    "sglang.sse",
+    "sglang.values",
+)
+"""What every request goes through."""
+
+# What libraries say of their types is not believed: some of it holds for their Python text only,
+# and not for what was compiled of it.
+CONFIGURATION: Final = """\
+[mypy]
+follow_imports = skip
+ignore_missing_imports = True
+[mypy-ollad.*]
+follow_imports = normal
+ignore_errors = True
+[mypy-{modules}]
+ignore_errors = False
+"""
+
+
+def foreign_bases(module: str) -> list[str]:
+    """Bases from elsewhere of compiled classes, which would corrupt their memory."""
+    compiled = importlib.import_module(module)
+    return [
+        f"{kind.__qualname__} of {module} inherits from {base.__qualname__}"
+        for kind in vars(compiled).values()
+        if isinstance(kind, type) and "__mypyc_attrs__" in vars(kind)
+        for base in kind.__mro__
+        if base.__module__.partition(".")[0] not in {"ollad", *sys.stdlib_module_names}
+    ]
+
+
+def missing() -> list[str]:
+    """What this machine lacks to compile anything for this Python."""
+    compiler = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    lacking = [] if shutil.which(compiler.split()[0]) else [f"the C compiler {compiler.split()[0]}"]
+    return lacking if header.exists() else [*lacking, str(header)]
+
+
+def install_tools() -> None:
+    """Install what compiles into the environment that this runs in."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--root-user-action=ignore", *TOOLS], check=True)  # noqa: S603 - ours
+
+
+def compile_modules() -> None:
+    """Compile the modules below the working directory, which has nothing but them."""
+    from mypyc.build import mypycify  # noqa: PLC0415 - it may just have been installed
+    from setuptools import setup  # noqa: PLC0415
+
+    configuration = Path("mypy.ini")
+    names = ",".join(f"ollad.{module}" for module in MODULES)
+    configuration.write_text(CONFIGURATION.format(modules=names))
+    paths = [str(Path("ollad", *module.split(".")).with_suffix(".py")) for module in MODULES]
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        extensions = mypycify(
+            [f"--config-file={configuration}", f"--cache-dir={os.devnull}", *paths],
+            group_name="ollad",
+            opt_level="2",
+            debug_level="0",
+            target_dir="c",
+        )
+    if "Unsupported" in said.getvalue():  # what would not do what its text says
+        sys.exit(said.getvalue())
+    os.environ["LDFLAGS"] = "-s"
+    setup(
+        name="ollad",
+        ext_modules=extensions,  # type: ignore[arg-type]  # its stubs know two Extensions
+        script_args=["--quiet", "build_ext", "--inplace", "--build-temp=o"],
+    )
+
+
+def main() -> None:
+    """Compile, if that can be done."""
+    folder = Path(sys.argv[1]).resolve()
+    if lacking := missing():
+        sys.stderr.write(
+            "ollad is not compiled, and will take twice the CPU time: there is no "
+            f"{' and no '.join(lacking)}. On Debian: apt-get install gcc python3-dev\n"
+        )
+        return
+    install_tools()
+    with tempfile.TemporaryDirectory() as scratch:
+        # apart from the libraries, which mypy would take for ones of its own
+        shutil.copytree(folder / "ollad", Path(scratch, "ollad"))
+        os.chdir(scratch)
+        compile_modules()
+        for made in (*Path().glob("*.so"), *Path("ollad").rglob("*.so")):
+            shutil.copy(made, folder / made)
+        os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    if wrong := [base for module in MODULES for base in foreign_bases(f"ollad.{module}")]:
+        sys.exit("\n".join(wrong))
+
+
+if __name__ == "__main__":
+    main()
