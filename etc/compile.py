@@ -136,7 +136,7 @@ def compile_modules() -> None:
             target_dir="c",
         )
     if "Unsupported" in said.getvalue():  # what would not do what its text says
-        sys.exit(said.getvalue())
+        raise ValueError(said.getvalue())
     os.environ["LDFLAGS"] = "-s"
     setup(
         name="ollad",
@@ -159,7 +159,11 @@ def main() -> None:
         # apart from the libraries, which mypy would take for ones of its own
         shutil.copytree(folder / "ollad", Path(scratch, "ollad"))
         os.chdir(scratch)
-        compile_modules()
+        try:
+            compile_modules()
+        except SystemExit as failed:  # of mypyc or setuptools, which have said more
+            sys.stderr.write(f"ollad is not compiled, and will take twice the CPU time: {failed}\n")
+            return
         for made in (*Path().glob("*.so"), *Path("ollad").rglob("*.so")):
             shutil.copy(made, folder / made)
         os.chdir(folder)

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from ollad import __version__
+from ollad import __version__, fastpath
 from ollad.allocator import keep_freed_memory
 from ollad.backends.backend import Backend
 from ollad.backends.pool import Pool
@@ -168,6 +168,7 @@ class Daemon:
             port=self.port,
             inherited=self._inherited,
             version=__version__,
+            compiled=not fastpath.__file__.endswith(".py"),
             endpoints=len(self._config.endpoints),
         )
 

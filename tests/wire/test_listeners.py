@@ -18,6 +18,7 @@ from ollad.config.load import load_text
 from ollad.config.schema import Admin, EndpointTls, Server, ServerTls
 from ollad.daemon import Daemon
 from ollad.errors import ListenError
+from tests.compiled import COMPILED
 from tests.wire.byte_client import until
 from tests.wire.conftest import PREFIX, endpoint, running
 from tests.wire.fake_sglang import FakeSGLang, reply, sse
@@ -179,6 +180,12 @@ async def test_operators_can_have_a_listener_of_their_own(log: LogLines, fake: F
         line = f"GET {PREFIX}/v1/models"
         assert (await exchange(admin, request(line)))[9:12] == b"404"
         assert (await exchange(ollad.port, request(line)))[9:12] == b"200"
+
+
+async def test_the_log_says_whether_ollad_runs_compiled(log: LogLines, fake: FakeSGLang) -> None:
+    async with running(endpoint(fake)):
+        (line,) = log.entries("listening")
+    assert line["compiled"] is COMPILED
 
 
 async def test_operators_can_have_a_socket(fake: FakeSGLang, tmp_path: Path) -> None:

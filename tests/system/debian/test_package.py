@@ -7,15 +7,12 @@ import shutil
 import subprocess
 import tarfile
 from io import BytesIO
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 import ollad
 from tests.system.systemd.package import SOURCE, build_package, debian_python
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LINTIAN_SECONDS = 170
 
@@ -86,6 +83,17 @@ def test_manual_completions_units_and_no_byte_code_are_inside(
         "/usr/share/doc/ollad/changelog.gz",
     } <= members.keys()
     assert not [name for name in members if name.endswith((".pyc", "__pycache__"))]
+
+
+def test_what_every_request_goes_through_is_compiled(members: dict[str, tarfile.TarInfo]) -> None:
+    python = debian_python() or ""
+    ask = "import sysconfig; print(sysconfig.get_path('include'))"
+    include = subprocess.run([python, "-c", ask], check=True, capture_output=True, text=True).stdout
+    if not Path(include.strip(), "Python.h").exists() or shutil.which("gcc") is None:
+        pytest.skip("needs gcc and Python's headers")
+    compiled = {name.partition(".cpython-")[0] for name in members if ".cpython-" in name}
+    assert {"/usr/lib/ollad/ollad__mypyc", "/usr/lib/ollad/ollad/fastpath"} <= compiled
+    assert "/usr/lib/ollad/ollad/fastpath.py" in members
 
 
 def test_the_licence_of_every_library_is_told(
