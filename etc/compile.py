@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.metadata
 import io
 import os
 import shutil
@@ -118,6 +119,13 @@ def install_tools() -> None:
     subprocess.run([*pip, "--root-user-action=ignore", *TOOLS], check=True)  # noqa: S603 - ours
 
 
+def licence_of_mypyc() -> Path:
+    """The terms of what mypyc adds to each library that it makes."""
+    files = importlib.metadata.files("mypy") or ()
+    (licence,) = [file for file in files if file.match("*.dist-info/licenses/LICENSE")]
+    return Path(str(licence.locate()))
+
+
 def compile_modules() -> None:
     """Compile the modules below the working directory, which has nothing but them."""
     from mypyc.build import mypycify  # noqa: PLC0415 - it may just have been installed
@@ -166,6 +174,7 @@ def main() -> None:
             return
         for made in (*Path().glob("*.so"), *Path("ollad").rglob("*.so")):
             shutil.copy(made, folder / made)
+        shutil.copy(licence_of_mypyc(), folder / "ollad__mypyc.LICENSE")
         os.chdir(folder)
     sys.path.insert(0, str(folder))
     if wrong := [base for module in MODULES for base in foreign_bases(f"ollad.{module}")]:

@@ -48,6 +48,15 @@ License: {license}
 Comment: {name} {version}; the text of its licence is in
  /{info}.
 """
+COMPILED: Final = """
+Files: usr/lib/ollad/ollad__mypyc.*
+Copyright: 2026 the authors of ollad
+           2012-2023 Jukka Lehtosalo and contributors
+           2015-2023 Dropbox, Inc.
+License: Apache-2.0 and MIT and PSF-2.0
+Comment: ollad, compiled by mypyc, whose runtime library is part of it; the text of that one's
+ licences is in /usr/lib/ollad/ollad__mypyc.LICENSE.
+"""
 CHANGELOG: Final = """\
 ollad ({version}) {release}; urgency=medium
 
@@ -134,6 +143,8 @@ def licences(root: Path) -> Iterator[str]:
             version=told["Version"],
             info=f"{LIBRARIES}/{info.name}",
         )
+    if (root / LIBRARIES / "ollad__mypyc.LICENSE").exists():
+        yield COMPILED
 
 
 def compress(path: Path) -> None:
