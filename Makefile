@@ -66,6 +66,7 @@ fuzz: $(INSTALLED) ## fuzz parsers, headers, configuration: FUZZ_MINUTES each, o
 	$(VENV)/bin/python -m tests.fuzz.run --minutes $(FUZZ_MINUTES) $(FUZZ)
 
 test-compiled: $(INSTALLED) build ## the wire tests with ollad as make install installs it
+	PYTHONPATH=$(TREE):. $(VENV)/bin/python -c 'from tests.compiled import COMPILED; assert COMPILED'
 	PYTHONPATH=$(TREE):. $(VENV)/bin/pytest --import-mode=importlib tests/wire
 
 acceptance: $(INSTALLED) build ## tests with real SGLang servers, a real Prometheus, systemd and clients
@@ -86,8 +87,13 @@ build/python: FORCE
 	@$(PYTHON) -c 'import os, sys; print(os.path.realpath(sys.executable))' > $@.new
 	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
 
+# What is missing to compile: once it is there, what was built without it is built again.
+build/lacking: build/python FORCE
+	@"$$(cat build/python)" etc/compile.py > $@.new
+	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+
 # setuptools would put modules that are gone since into the tree, out of its own build/lib.
-$(TREE)/.built: build/python etc/compile.py setup.cfg pyproject.toml $(shell find ollad ! -path '*/__pycache__*')
+$(TREE)/.built: build/python build/lacking etc/compile.py setup.cfg pyproject.toml $(shell find ollad ! -path '*/__pycache__*')
 	rm -rf $(TREE) build/lib build/bdist.*
 	"$$(cat build/python)" -m venv --clear build/venv
 	build/venv/bin/pip install --quiet --disable-pip-version-check --root-user-action=ignore \

@@ -3,10 +3,11 @@
 
 mypyc makes C of the modules below, by the types that they state anyway, and the compiler of this
 machine makes what Python loads in their place; their text stays beside that. A request then takes
-about half the CPU time. Where the compiler or Python's headers are missing, ollad is left as it is,
-and runs as well, but slower.
+about half the CPU time. Where the compiler or Python's headers are missing, or fail, ollad is left
+as it is, and runs as well, but slower.
 
-Runs in a virtual environment, into which it installs mypy.
+Runs in a virtual environment, into which it installs mypy; without a folder, in any Python, it says
+what is missing.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ import sys
 import sysconfig
 import tempfile
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-TOOLS: Final = ("mypy>=2.4,<3", "setuptools>=77,<90")
+TOOLS: Final = ("mypy==2.4.1", "setuptools>=77,<90")
+"""What compiles; another mypyc may make something else of the same text."""
 
 MODULES: Final = (
     "announcement",
@@ -126,59 +128,86 @@ def licence_of_mypyc() -> Path:
     return Path(str(licence.locate()))
 
 
-def compile_modules() -> None:
-    """Compile the modules below the working directory, which has nothing but them."""
+def make_c() -> list[Any]:
+    """Make C of the modules below the working directory, which has nothing but them.
+
+    Returns:
+        What is to be compiled.
+
+    Raises:
+        ValueError: the text is not what mypyc takes; the message says why.
+    """
     from mypyc.build import mypycify  # noqa: PLC0415 - it may just have been installed
-    from setuptools import setup  # noqa: PLC0415
 
     configuration = Path("mypy.ini")
     names = ",".join(f"ollad.{module}" for module in MODULES)
     configuration.write_text(CONFIGURATION.format(modules=names))
     paths = [str(Path("ollad", *module.split(".")).with_suffix(".py")) for module in MODULES]
-    with contextlib.redirect_stdout(io.StringIO()) as said:
+    options = [f"--config-file={configuration}", f"--cache-dir={os.devnull}"]
+    extensions: list[Any] = []
+    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):
         extensions = mypycify(
-            [f"--config-file={configuration}", f"--cache-dir={os.devnull}", *paths],
+            [*options, *paths],
             group_name="ollad",
             opt_level="2",
             debug_level="0",
             target_dir="c",
         )
-    if "Unsupported" in said.getvalue():  # what would not do what its text says
+    if not extensions or "Unsupported" in said.getvalue():  # what would not do what its text says
         raise ValueError(said.getvalue())
-    os.environ["LDFLAGS"] = "-s"
+    return extensions
+
+
+def compile_in_place(extensions: list[Any]) -> None:
+    """Have the compiler make what Python loads.
+
+    Raises:
+        SystemExit: it failed; it has said why.
+    """
+    from setuptools import setup  # noqa: PLC0415 - it may just have been installed
+
+    os.environ["LDFLAGS"] = f"{os.environ.get('LDFLAGS', '')} -s"
     setup(
         name="ollad",
-        ext_modules=extensions,  # type: ignore[arg-type]  # its stubs know two Extensions
+        ext_modules=extensions,
         script_args=["--quiet", "build_ext", "--inplace", "--build-temp=o"],
     )
 
 
-def main() -> None:
-    """Compile, if that can be done."""
-    folder = Path(sys.argv[1]).resolve()
-    if lacking := missing():
-        sys.stderr.write(
-            "ollad is not compiled, and will take twice the CPU time: there is no "
-            f"{' and no '.join(lacking)}. On Debian: apt-get install gcc python3-dev\n"
-        )
-        return
-    install_tools()
+def compile_modules(folder: Path) -> None:
+    """Compile what is below ``folder``.
+
+    Raises:
+        ValueError: as of ``make_c``, or a class would corrupt its memory.
+        SystemExit: as of ``compile_in_place``.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         # apart from the libraries, which mypy would take for ones of its own
         shutil.copytree(folder / "ollad", Path(scratch, "ollad"))
         os.chdir(scratch)
-        try:
-            compile_modules()
-        except SystemExit as failed:  # of mypyc or setuptools, which have said more
-            sys.stderr.write(f"ollad is not compiled, and will take twice the CPU time: {failed}\n")
-            return
+        compile_in_place(make_c())
         for made in (*Path().glob("*.so"), *Path("ollad").rglob("*.so")):
             shutil.copy(made, folder / made)
         shutil.copy(licence_of_mypyc(), folder / "ollad__mypyc.LICENSE")
         os.chdir(folder)
     sys.path.insert(0, str(folder))
     if wrong := [base for module in MODULES for base in foreign_bases(f"ollad.{module}")]:
-        sys.exit("\n".join(wrong))
+        raise ValueError("\n".join(wrong))
+
+
+def main() -> None:
+    """Compile, if that can be done; without a folder, say what is missing."""
+    lacking = missing()
+    if len(sys.argv) == 1:
+        sys.stdout.write("".join(f"{what}\n" for what in lacking))
+        return
+    try:
+        if lacking:
+            sys.exit(f"no {' and no '.join(lacking)}; on Debian: apt-get install gcc python3-dev")
+        install_tools()
+        compile_modules(Path(sys.argv[1]).resolve())
+    except (SystemExit, subprocess.CalledProcessError) as failed:
+        sys.stderr.write(f"ollad is not compiled, and will take twice the CPU time: {failed}\n")
 
 
 if __name__ == "__main__":

@@ -191,7 +191,6 @@ class ReplyReader(asyncio.Protocol):
         """Parse anything but an event that is passed on as it came."""
         if self._onward is not None:
             self.tell_events()
-            self._last = monotonic()
         receiver = self._receiver
         if receiver is None:
             self.abort()
@@ -219,7 +218,7 @@ class ReplyReader(asyncio.Protocol):
 
     @property
     def last_event(self) -> float:
-        """When anything came of a stream whose events are passed on, monotonic seconds; else 0."""
+        """When a part of a stream came whose events are passed on, monotonic seconds; else 0."""
         return 0.0 if self._onward is None else self._last
 
     def tell_events(self) -> None:
@@ -312,6 +311,7 @@ class ReplyReader(asyncio.Protocol):
             self._feed(receiver, chunks)
             return
         self._framing_bytes = 0
+        self._last = monotonic()
         receiver.chunks_received(chunks, b"".join(pieces))
 
     def _more(self, receiver: Receiver, data: bytes) -> None:
@@ -351,6 +351,7 @@ class ReplyReader(asyncio.Protocol):
     def _tell(self, receiver: Receiver) -> None:
         """Hand over what has come."""
         if self._pieces:
+            self._last = monotonic()
             pieces, self._pieces = self._pieces, []
             receiver.body_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         if self._complete:

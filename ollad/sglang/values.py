@@ -17,6 +17,9 @@ _ROUNDING = 0.01
 _LARGEST: Final = 1e18
 """No figure of a server comes near; sums and products of what is below stay finite."""
 
+_HIGHEST: Final = 10**18
+"""The same as a whole number, which no other has to become a float to be compared with."""
+
 
 def boolean(value: object) -> bool | None:
     """``value`` if it is true or false, else None."""
@@ -41,7 +44,7 @@ def count(value: object) -> int | None:
     if value is None:  # as most are, and replies are read while their clients wait
         return None
     if type(value) is int:
-        return value if 0 <= value < _LARGEST else None
+        return value if 0 <= value < _HIGHEST else None
     result = number(value)
     return int(result) if result is not None and result >= 0 and result.is_integer() else None
 

@@ -230,7 +230,11 @@ async def test_a_backend_that_refuses_is_not_the_last_word(
     fake: FakeSGLang, other_fakes: Callable[[int], list[FakeSGLang]], ways: Ways
 ) -> None:
     (other,) = other_fakes(1)
-    async with serving(other), running(endpoint(fake), endpoint(other, "two")) as ollad:
+    in_turn = Routing(policy="round-robin")
+    async with (
+        serving(other),
+        running(endpoint(fake), endpoint(other, "two"), routing=in_turn) as ollad,
+    ):
         fake.scripts[CHAT] = other.scripts[CHAT] = reply(GOOD)
         async with connect(ollad.port) as client:
             assert await ask(client) == 200

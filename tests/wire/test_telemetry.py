@@ -207,6 +207,23 @@ async def test_the_tokens_of_a_native_stream_are_those_of_its_last_event(
         assert value(series, "ollad_tokens_total", backend="one", kind=kind) == tokens
 
 
+async def test_a_gap_begins_with_an_event_and_not_with_the_end_of_its_chunk(
+    fake: FakeSGLang, ollad: Running
+) -> None:
+    event = chunked(b"data: {}\n\n")
+
+    async def cut(exchange: Exchange) -> None:
+        for piece in (STREAM_HEAD + event, event, event[:-2], b"\r\n", event, b"0\r\n\r\n"):
+            await exchange.send(piece)
+            await asyncio.sleep(0.05)
+
+    fake.scripts[CHAT_PATH] = cut
+    await ollad.post(CHAT_PATH, STREAM)
+    series = await scrape(ollad)
+    assert value(series, "ollad_stream_chunk_gap_seconds_count", family="chat") == 3
+    assert value(series, "ollad_stream_chunk_gap_seconds_sum", family="chat") >= 0.195
+
+
 async def test_gaps_are_those_between_events(fake: FakeSGLang, ollad: Running) -> None:
     fake.scripts[CHAT_PATH] = sse(*[{"choices": []}] * 4, pause=0.05)
     await ollad.post(CHAT_PATH, STREAM)

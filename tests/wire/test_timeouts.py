@@ -109,6 +109,36 @@ async def test_a_stream_that_stops_is_cut(
         await fake.requests[0].client_gone.wait()
 
 
+@pytest.mark.parametrize("framing", [b"5;", b"0", b"0\r\nX: "], ids=["size", "end", "trailer"])
+async def test_framing_that_goes_on_and_on_is_silence(framing: bytes, fake: FakeSGLang) -> None:
+    dripped = asyncio.Event()
+
+    async def framing_alone(exchange: Exchange) -> None:
+        await exchange.send(STREAM_HEAD + chunked(EVENT))
+        await asyncio.sleep(0.01)
+        await exchange.send(chunked(EVENT))
+        await asyncio.sleep(0.01)
+        await exchange.send(framing)
+        for _ in range(100):
+            await asyncio.sleep(SOON / 4)
+            if exchange.client_gone.is_set():
+                return
+            await exchange.send(b"0")
+        dripped.set()
+        exchange.reset()
+
+    fake.scripts[ROUTE] = framing_alone
+    async with (
+        running(endpoint(fake, **SELDOM), proxy=Proxy(idle_timeout=SOON)) as ollad,
+        connect(ollad.port) as client,
+    ):
+        await client.send(post_bytes(ROUTE, STREAM))
+        _, body = await client.reply()
+        await fake.requests[0].client_gone.wait()
+    assert body.replace(chunked(EVENT), b"") == b""
+    assert not dripped.is_set()
+
+
 async def test_without_limits_silence_is_borne(fake: FakeSGLang) -> None:
     async def slow(exchange: Exchange) -> None:
         await asyncio.sleep(0.2)
