@@ -66,7 +66,7 @@ fuzz: $(INSTALLED) ## fuzz parsers, headers, configuration: FUZZ_MINUTES each, o
 	$(VENV)/bin/python -m tests.fuzz.run --minutes $(FUZZ_MINUTES) $(FUZZ)
 
 test-compiled: $(INSTALLED) build ## the wire tests with ollad as make install installs it
-	PYTHONPATH=$(TREE):. $(VENV)/bin/python -c 'from tests.compiled import COMPILED; assert COMPILED'
+	PYTHONPATH=$(TREE):. $(VENV)/bin/python -P -c 'from tests.compiled import COMPILED; assert COMPILED'
 	PYTHONPATH=$(TREE):. $(VENV)/bin/pytest --import-mode=importlib tests/wire
 
 acceptance: $(INSTALLED) build ## tests with real SGLang servers, a real Prometheus, systemd and clients
