@@ -187,8 +187,8 @@ async def test_nothing_is_left_behind(log: LogLines, monkeypatch: pytest.MonkeyP
         await settled(ollad, fakes)
         after = Census()
         print(before, after, sep="\n")  # shown when something is left
-        assert after.tasks == before.tasks
-        assert after.descriptors == before.descriptors
+        assert after.tasks <= before.tasks
+        assert after.descriptors <= before.descriptors
         assert after.blocks - before.blocks < 1000
         assert after.resident - before.resident < 4 * 1024 * 1024
     assert troubles == []
