@@ -175,6 +175,11 @@ def ollad_of(name: str, tree: Path) -> Peer:
         source=Checkout(tree),
         path=_OLLA,
         command=command,
+        # byte code is made once and kept, as that of an installed ollad is
+        environment={
+            "PYTHONPYCACHEPREFIX": str(tree / "build/bytecode"),
+            "PYTHONDONTWRITEBYTECODE": "",
+        },
         folder=built if compiled else tree,
         status="/internal/status",
         complaint=_unhealthy,
