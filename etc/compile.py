@@ -111,7 +111,7 @@ def missing() -> list[str]:
     """What this machine lacks to compile anything for this Python."""
     compiler = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
     header = Path(sysconfig.get_path("include"), "Python.h")
-    lacking = [] if shutil.which(compiler.split()[0]) else [f"the C compiler {compiler.split()[0]}"]
+    lacking = [] if shutil.which(compiler.split()[0]) else [f"C compiler {compiler.split()[0]}"]
     return lacking if header.exists() else [*lacking, str(header)]
 
 
