@@ -182,13 +182,15 @@ async def test_nothing_is_left_behind(log: LogLines, monkeypatch: pytest.MonkeyP
     ):
         await clients(ollad.port, max(1000, REQUESTS // 4), 1)  # warms up
         await settled(ollad, fakes)
-        before = Census()
+        before, probing = Census(), sum(fake.connections for fake in fakes)
         await clients(ollad.port, REQUESTS, 2)
         await settled(ollad, fakes)
         after = Census()
+        # those of the probes are closed in between if the backends kept them idle for long enough
+        ended = probing - sum(fake.connections for fake in fakes)
         print(before, after, sep="\n")  # shown when something is left
-        assert after.tasks <= before.tasks
-        assert after.descriptors <= before.descriptors
+        assert after.tasks == before.tasks - ended
+        assert after.descriptors == before.descriptors - 2 * ended
         assert after.blocks - before.blocks < 1000
         assert after.resident - before.resident < 4 * 1024 * 1024
     assert troubles == []
