@@ -213,8 +213,7 @@ class ClientSink:
     def event_gaps(self) -> Observations | None:
         """Where to count them, once the first event has been seen, if only the last ones matter."""
         scanner = self._scanner
-        seen = self._last_chunk is not None and scanner is not None and scanner.last_events_suffice
-        return self._gaps if seen else None
+        return self._gaps if scanner is not None and scanner.last_events_suffice else None
 
     def observe_events(self, size: int, recent: Sequence[bytes], last: float) -> None:
         """Count the bytes, and keep the last events to be scanned at the end of the stream."""

@@ -192,7 +192,6 @@ class Connection(ReplyReader):
         receiver.reply_ended()
 
     def _break(self, error: BaseException | None) -> None:
-        self.tell_events()
         receiver, self._receiver = self._receiver, None
         if self._transport is not None:
             self._transport.abort()
