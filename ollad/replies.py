@@ -95,7 +95,7 @@ class ClientSink:
     _passed = 0
     """Bytes since the last that was scanned."""
     _recent: Sequence[bytes] = ()
-    """Chunks of the last events, not scanned yet: the figures of a stream stand in them."""
+    """Chunks of the last events that tell figures, not scanned yet."""
     _scanner: StreamScanner | None = None
     _trailing: Sequence[str] = ()
 
@@ -124,11 +124,12 @@ class ClientSink:
     def catch_up(self) -> None:
         """Scan what has passed of a stream."""
         scanner = self._scanner
-        if scanner is None or not self._recent:
+        if scanner is None or not self._passed:
             return
         recent = b"".join([chunk[len(opening(len(chunk))) : -2] for chunk in self._recent])
         scanner.skip(self._passed - len(recent))
-        scanner.feed(recent)
+        if recent:
+            scanner.feed(recent)
         self._recent, self._passed = (), 0
 
     limit = HELD_REPLY_BYTES
@@ -215,6 +216,11 @@ class ClientSink:
         scanner = self._scanner
         return self._gaps if scanner is not None and scanner.last_events_suffice else None
 
+    def silent_ending(self) -> bytes:
+        """How events end that tell no figures."""
+        scanner = self._scanner
+        return b"" if scanner is None else scanner.silent_ending(self._reading.kind)
+
     def observe_events(self, size: int, recent: Sequence[bytes], last: float) -> None:
         """Count the bytes, and keep the last events to be scanned at the end of the stream."""
         self._last_chunk = last
@@ -276,6 +282,10 @@ class HoldSink:
 
     def event_gaps(self) -> None:
         """Nothing is passed on."""
+
+    def silent_ending(self) -> bytes:
+        """The same."""
+        return b""
 
     def observe_events(self, size: int, recent: Sequence[bytes], last: float) -> None:
         """The same."""

@@ -101,6 +101,7 @@ class Downstream:
     """
 
     __slots__ = (
+        "_ended",
         "_framing",
         "_head",
         "_silent",
@@ -140,6 +141,7 @@ class Downstream:
             framing = b""
             last = True
         self.chunked = self._framing == _CHUNKED and not self._silent
+        self._ended = False
         self.trailing = bool(trailers) and self.chunked
         if self.trailing:
             framing += b"Trailer: %b\r\n" % ", ".join(trailers).encode()
@@ -176,9 +178,14 @@ class Downstream:
         else:
             self.transport.write(data)
 
+    def end_with(self, chunks: bytes) -> None:
+        """Send the rest of a chunked body, framed to its end."""
+        self.transport.write(chunks)
+        self._ended = True
+
     def finish(self, trailers: Sequence[tuple[str, str]] = ()) -> None:
         """End the body, with ``trailers`` (RFC 9110 §6.5) if they have been announced."""
-        if self.chunked:
+        if self.chunked and not self._ended:
             end = b"0\r\n\r\n"
             if trailers:
                 lines = "".join([f"{name}: {value}\r\n" for name, value in trailers])

@@ -151,11 +151,17 @@ class Sink(Protocol):
         None if each of them has to be seen.
         """
 
+    def silent_ending(self) -> bytes:
+        """How events that tell nothing end, of the stream that has begun, without the blank line.
+
+        Empty if they cannot be told by their end.
+        """
+
     def observe_events(self, size: int, recent: Sequence[bytes], last: float) -> None:
         """See events that were passed on each in a chunk of its own; else as ``observe``.
 
         Args:
             size: bytes of all of them, without their framing.
-            recent: the chunks of the last ones.
+            recent: the chunks of the last ones that tell anything.
             last: when the last one was passed on.
         """

@@ -10,7 +10,6 @@ beginning of a chunked one, whose head it has taken before, and whole chunks.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -38,13 +37,16 @@ _LINE_ENDS: Final = b"\r\n"
 _EVENT_END: Final = b"\n\n\r\n"
 """How a chunk ends that ends with an event."""
 
+_NO_ENDING: Final = b"\0"
+"""How no chunk ends."""
+
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 
-_SHORT: Final = {length: opening(length) for length in range(1024)}
+_SHORT: Final = [opening(length) for length in range(1024)]
 """The size lines of chunks with short events, by the length of the chunk."""
 
 RECENT_EVENTS: Final = 16
-"""Events that were passed on last and are kept."""
+"""Most events that were passed on and are kept."""
 
 
 class Receiver(Protocol):
@@ -65,12 +67,18 @@ class Receiver(Protocol):
         Whoever takes a chunked body, too, may have them as they are.
         """
 
+    def rest_received(self, chunks: bytes, data: bytes) -> None:
+        """The rest of the body has come, in whole chunks, which hold ``data``; the last is empty.
+
+        Whoever takes a chunked body, too, may have them as they are.
+        """
+
     def events_passed(self, size: int, recent: Sequence[bytes], last: float) -> None:
         """Events were passed on, each in a chunk of its own.
 
         Args:
             size: bytes of all of them, without their framing.
-            recent: the chunks of the last ones.
+            recent: the chunks of the last ones that tell anything.
             last: when the last one was passed on, monotonic seconds.
         """
 
@@ -114,15 +122,22 @@ class ReplyReader(asyncio.Protocol):
         "_reason",
         "_receiver",
         "_recent",
+        "_silent",
         "_told",
         "_unparsed",
         "_until_close",
         "replied",
     )
 
-    _parser: httptools.HttpResponseParser
+    # What each event needs comes first, and so stands side by side in memory.
+    _missing: int
+    _onward: asyncio.Transport | None
+    _outbox: Outbox
+    _silent: bytes
     _gaps: Observations
     _last: float
+    _passed: int
+    _parser: httptools.HttpResponseParser
 
     def __init__(self, heads: FamiliarHeads[ReplyHead], outbox: Outbox) -> None:
         self._heads = heads
@@ -143,9 +158,9 @@ class ReplyReader(asyncio.Protocol):
         self._chunked = False
         self._missing = UNKNOWN
         self._unparsed = b""
-        self._onward: asyncio.Transport | None = None
+        self._onward = None
         self._passed = 0
-        self._recent: deque[bytes] = deque(maxlen=RECENT_EVENTS)
+        self._recent: list[bytes] = []
         self._complete = False
         self._extra = False
         self._keep_alive = False
@@ -175,16 +190,22 @@ class ReplyReader(asyncio.Protocol):
         """Parse what came and tell the receiver."""
         if self._missing == 0:
             # between two chunks of a body: of a stream this happens for each event
-            line = _SHORT.get(len(data))
+            size = len(data)
+            line = _SHORT[size] if size < len(_SHORT) else b""
             onward = self._onward
-            if line and onward and data.startswith(line) and data.endswith(_EVENT_END):
-                self._outbox.write(onward, data)
-                now = monotonic()
-                self._gaps.observe(now - self._last)
-                self._last = now
-                self._passed += len(data) - len(line) - len(_LINE_ENDS)
-                self._recent.append(data)
-                return
+            if line and onward and data.startswith(line):
+                silent = data.endswith(self._silent)
+                if silent or data.endswith(_EVENT_END):
+                    self._outbox.write(onward, data)
+                    now = monotonic()
+                    self._gaps.observe(now - self._last)
+                    self._last = now
+                    self._passed += size - len(line) - len(_LINE_ENDS)
+                    if not silent:
+                        recent = self._recent
+                        recent.append(data)
+                        del recent[:-RECENT_EVENTS]
+                    return
         self._receive(data)
 
     def _receive(self, data: bytes) -> None:
@@ -201,7 +222,9 @@ class ReplyReader(asyncio.Protocol):
         elif self.replied or self._head_only or not self._take_familiar(receiver, data):
             self._first(receiver, data)
 
-    def pass_events(self, onward: asyncio.Transport, gaps: Observations, last: float) -> None:
+    def pass_events(
+        self, onward: asyncio.Transport, gaps: Observations, last: float, ending: bytes
+    ) -> None:
         """From now on, write events that came each in a short chunk of its own to ``onward``.
 
         The receiver is told of them when anything else comes: it has to take the time of the last
@@ -211,10 +234,14 @@ class ReplyReader(asyncio.Protocol):
             onward: what takes a chunked body, too.
             gaps: where the seconds between two events are counted.
             last: when the last one was passed on before, monotonic seconds.
+            ending: how events end that tell nothing, without the blank line; none if empty. They
+                are not kept: a few of each stream, and none of what an event needs would be in
+                the processor's caches when it comes.
         """
         self._onward = onward
         self._gaps = gaps
         self._last = last
+        self._silent = ending + _EVENT_END if ending else _NO_ENDING
 
     @property
     def last_event(self) -> float:
@@ -227,7 +254,7 @@ class ReplyReader(asyncio.Protocol):
         if not size:
             return
         self._outbox.flush()
-        self._passed, self._recent = 0, deque(maxlen=RECENT_EVENTS)
+        self._passed, self._recent = 0, []
         if self._receiver is not None:
             self._receiver.events_passed(size, recent, self._last)
 
@@ -303,7 +330,7 @@ class ReplyReader(asyncio.Protocol):
             pieces, missing = split(chunks[: -len(_LAST_CHUNK)])
             if missing == 0:
                 if pieces:
-                    receiver.body_received(b"".join(pieces))
+                    receiver.rest_received(chunks, b"".join(pieces))
                 self._end(receiver)
                 return
         pieces, self._missing = split(chunks)

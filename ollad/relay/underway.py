@@ -181,6 +181,19 @@ class Exchange:
         except Exception as error:  # noqa: BLE001 - raised by the ending, not into the event loop
             self._fail(error)
 
+    def rest_received(self, chunks: bytes, data: bytes) -> None:
+        """Pass the rest of the body on as it came."""
+        reply = self._reply
+        if reply is None or not reply.chunked or reply.trailing:
+            self.body_received(data)
+            return
+        now = self._active = self._clock()
+        try:
+            reply.end_with(chunks)
+            self._sink.observe(data, now)
+        except Exception as error:  # noqa: BLE001 - raised by the ending, not into the event loop
+            self._fail(error)
+
     def body_received(self, data: bytes) -> None:
         """Pass bytes on, or hold them until the sink can begin."""
         now = self._active = self._clock()
@@ -272,7 +285,8 @@ class Exchange:
         if reply.chunked and head.event_stream and self._connection is not None:
             gaps = self._sink.event_gaps()
             if gaps is not None:
-                self._connection.pass_events(reply.transport, gaps, self._active)
+                ending = self._sink.silent_ending()
+                self._connection.pass_events(reply.transport, gaps, self._active, ending)
         reply.connection.on_pressure = self._pause
         if reply.congested:
             self._pause()

@@ -43,6 +43,8 @@ _RETURN: Final = 0x0D
 _DONE: Final = b"[DONE]"
 _EMPTY: Final = len(b"data: [DONE]\n\n")
 """Bytes of an event that is too short for figures."""
+_UNFINISHED: Final = b'"finish_reason":null'
+_USAGE: Final = b'"usage"'
 _OVERLOAD: Final = frozenset({429, 503})
 
 
@@ -119,6 +121,7 @@ class StreamScanner:
         "_last",
         "_limit",
         "_open",
+        "_resumed",
         "_room",
         "_several",
         "_tail",
@@ -134,6 +137,7 @@ class StreamScanner:
         self._fed = 0
         self._last = 0  # where the last whole event began
         self._open = 0  # where the event under way began
+        self._resumed = 0  # where the one after the last gap began
 
     def feed(self, chunk: bytes) -> None:
         """See the next bytes of the stream, wherever they were cut.
@@ -170,7 +174,7 @@ class StreamScanner:
         if count:
             self._tail.clear()
             self._fed += count
-            self._open = self._last = self._fed
+            self._open = self._last = self._resumed = self._fed
 
     @property
     def last_events_suffice(self) -> bool:
@@ -181,6 +185,27 @@ class StreamScanner:
     def first_event(self) -> bytes | None:
         """The first event with data, without its blank line; None until it is complete."""
         return self._first
+
+    def silent_ending(self, kind: str) -> bytes:
+        """How events end that tell no figures, as far as the first one shows it.
+
+        Until a chat or completion ends, all of its events are the same from ``finish_reason`` on
+        (chat_stream_*.raw), unless there is usage all along.
+
+        Args:
+            kind: as of ``final_usage``.
+
+        Returns:
+            The end of the first event, without its blank line, which no event has that tells
+            any; empty if there is none such.
+        """
+        first = self._first
+        if kind != "openai" or first is None:
+            return b""
+        start = first.rfind(_UNFINISHED)
+        if start < 0 or _USAGE in first[:start] or b"{" in first[start:]:
+            return b""
+        return first[start:]
 
     def first_document(self) -> dict[str, Any] | None:
         """The first event, parsed; None if it is not complete, or no JSON object."""
@@ -268,7 +293,9 @@ class StreamScanner:
     def _openai_usage(self) -> Usage:
         """Chat, completions, and Anthropic messages, whose parts come in several events."""
         found: Usage | None = None
-        first = None if self._first is None else event_data(self._first)
+        first = None
+        if self._first is not None and not self.silent_ending("openai"):
+            first = event_data(self._first)
         kept, uncut = self._kept()
         for data, _ in _backwards(kept, uncut):
             # The finish reason stands before sglext and usage, unless there is usage all along
@@ -323,7 +350,7 @@ class StreamScanner:
         tail = bytes(self._tail[start - self._fed + len(self._tail) :])
         if b"\r" in tail:
             tail = tail.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        return tail, start in (0, self._last, self._open)
+        return tail, start in (0, self._last, self._open, self._resumed)
 
 
 def _boundary(tail: bytearray, start: int, end: int) -> int:

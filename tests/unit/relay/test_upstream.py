@@ -108,6 +108,12 @@ class Received:
         self.untouched += 1
         self.body_received(b"".join(held))
 
+    def rest_received(self, chunks: bytes, data: bytes) -> None:
+        assert chunks.endswith(b"0\r\n\r\n")
+        held, missing = split(chunks.removesuffix(b"0\r\n\r\n"))
+        assert (b"".join(held), missing) == (data, 0)
+        self.body_received(b"".join(held))
+
     def events_passed(self, size: int, recent: Sequence[bytes], last: float) -> None:
         raise AssertionError(size, recent, last)
 
@@ -1142,6 +1148,8 @@ def new_gaps() -> Observations:
 class Passing(Received):
     """A receiver that has events passed on, and notes what it is told of them."""
 
+    ending = b""
+
     def __init__(self, rig: Rig, fails_at: int = 1 << 30) -> None:
         super().__init__()
         self._rig = rig
@@ -1152,7 +1160,7 @@ class Passing(Received):
     def head_received(self, head: ReplyHead) -> None:
         super().head_received(head)
         onward = cast("asyncio.Transport", self.client)
-        self._rig.connection.pass_events(onward, self.gaps, BEGUN)
+        self._rig.connection.pass_events(onward, self.gaps, BEGUN, self.ending)
 
     def events_passed(self, size: int, recent: Sequence[bytes], last: float) -> None:
         assert self.end is None
@@ -1362,6 +1370,38 @@ def test_of_events_not_told_of_yet_the_last_ones_are_kept_and_the_bytes_of_all_c
     assert told.tellings == [(size_of(events), events[-16:], BEGUN + 999)]
 
 
+def test_events_that_end_as_those_that_tell_nothing_are_counted_and_not_kept(
+    clock: Clock, turning: Turning
+) -> None:
+    told = Passing(turning)
+    told.ending = b"null}"
+    turning.connection.send(told, REQUEST, b"")
+    turning.turn()
+    turning.feed(CODED)
+    events = [event(b"{%d, null}" % number) for number in range(100)]
+    events[40:40] = [event(b"{stop}"), event(b"null} "), event(b"ull}")]
+    for chunk in events:
+        turning.feed(chunk)
+    turning.turn()
+    assert told.client.written == events
+    assert sum(told.gaps.counts) == len(events)
+    turning.connection.tell_events()
+    assert told.tellings == [(size_of(events), events[40:43], clock.now)]
+
+
+def test_events_that_tell_nothing_leave_nothing_for_the_next_reply(turning: Turning) -> None:
+    told = Passing(turning)
+    told.ending = b"null}"
+    turning.connection.send(told, REQUEST, b"")
+    turning.turn()
+    turning.feed(CODED, event(b"null}"), END)
+    assert (told.end, [telling[1] for telling in told.tellings]) == ("whole", [[]])
+    then = listening(turning)
+    turning.feed(event(b"null}"))
+    turning.connection.tell_events()
+    assert [telling[1] for telling in then.tellings] == [[event(b"null}")]]
+
+
 def test_events_are_told_of_once_however_often_that_is_asked_for(
     clock: Clock, turning: Turning
 ) -> None:
@@ -1564,7 +1604,8 @@ class Watching:
 
     limit = 1 << 20
     chunked = True
-    congested = trailing = False
+    congested = trailing = whole = False
+    ending = b""
 
     def __init__(self, gaps: Observations | None) -> None:
         self.transport = ClientTransport()
@@ -1591,6 +1632,9 @@ class Watching:
         assert self.seen
         return self.gaps
 
+    def silent_ending(self) -> bytes:
+        return self.ending
+
     def observe_events(self, size: int, recent: Sequence[bytes], last: float) -> None:
         if self.error is not None:
             raise self.error
@@ -1599,8 +1643,19 @@ class Watching:
     def start(self, first: bytes) -> None:
         self.transport.write(first)
 
+    def pass_on(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def trailers(self) -> tuple[()]:
+        return ()
+
+    def end_with(self, chunks: bytes) -> None:
+        self.transport.write(chunks)
+        self.whole = True
+
     def finish(self, _: object) -> None:
-        self.transport.write(END)
+        if not self.whole:
+            self.transport.write(END)
 
     def stream_begins(self, _: float) -> None:
         pass
@@ -1652,6 +1707,23 @@ def test_an_exchange_has_events_passed_on_once_its_sink_has_seen_the_first(
     assert watching.seen[1:] == [((size_of(passed), passed), clock.now)]
     assert watching.transport.written[1:] == [*passed, END]
     assert (watching.ended, watching.failed) == ([None], [])
+
+
+@pytest.mark.parametrize("trailing", [False, True])
+def test_an_exchange_passes_the_rest_of_a_stream_on_as_it_came_unless_trailers_follow_it(
+    clock: Clock, turning: Turning, trailing: bool
+) -> None:
+    for watching in (Watching(new_gaps()), Watching(new_gaps())):
+        watching.trailing = trailing
+        exchanging(turning, clock, watching)
+        turning.feed(event(b"2"), event(b"3") + event(b"[DONE]") + END)
+        turning.turn()
+        rest = b"data: 3\n\ndata: [DONE]\n\n"
+        assert watching.seen[-1] == (rest, clock.now)
+        assert watching.ended == [None]
+    # the second has a head that was seen before
+    as_it_came = [event(b"3") + event(b"[DONE]") + END]
+    assert watching.transport.written[2:] == ([rest, END] if trailing else as_it_came)
 
 
 def test_an_exchange_shows_its_sink_each_event_that_has_to_be_seen(

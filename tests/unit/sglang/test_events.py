@@ -14,6 +14,7 @@ from ollad.sglang.events import EventError, StreamScanner, error_event, overload
 
 REPLIES = Path(__file__).parents[2] / "data" / "replies"
 STREAMS = sorted(path.name for path in REPLIES.glob("*.sse"))
+CHATS = [name.removesuffix(".sse") for name in STREAMS if name.startswith(("chat", "cut", "compl"))]
 KINDS = ("openai", "generate", "responses", "messages")
 
 
@@ -165,6 +166,55 @@ def test_the_figures_before_an_error_in_mid_stream_count() -> None:
         b'data: {"error":{"message":"out of memory","code":500}}\n\ndata: [DONE]\n\n'
     )
     assert scanned(events).final_usage("generate") == Usage(5, 1)
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_no_event_of_a_real_server_that_ends_silently_tells_figures(name: str) -> None:
+    data = stream(name)
+    ending = scanned(data).silent_ending("openai")
+    for event in data.split(b"\n\n") if ending else ():
+        if event.endswith(ending):
+            document = orjson.loads(event.removeprefix(b"data: "))
+            assert not document.get("usage")
+            assert [choice["finish_reason"] for choice in document["choices"]] == [None]
+
+
+def test_all_but_the_last_events_of_a_chat_end_silently() -> None:
+    events = stream("chat_stream_usage").split(b"\n\n")[:-1]
+    ending = scanned(stream("chat_stream_usage")).silent_ending("openai")
+    assert ending == b'"finish_reason":null,"matched_stop":null}]}'
+    assert [event.endswith(ending) for event in events] == [True] * (len(events) - 3) + [False] * 3
+
+
+@pytest.mark.parametrize("kind", ["generate", "messages", "responses"])
+def test_of_other_kinds_every_event_may_tell_figures(kind: str) -> None:
+    assert scanned(stream(f"{kind}_stream")).silent_ending(kind) == b""
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b'{"choices":[{"finish_reason":null}],"usage":{"prompt_tokens":5}}',
+        b'{"usage":{"prompt_tokens":5},"choices":[{"finish_reason":null}]}',
+        b'{"choices":[{"finish_reason":null,"delta":{"content":"a"}}]}',
+        b'{"choices":[{"finish_reason":"stop"}]}',
+        b'{"choices":[{"delta":{"content":"\\"finish_reason\\":null"}}]}',
+        b'{"choices":[]}',
+    ],
+)
+def test_a_first_event_that_tells_more_shows_no_silent_ending(first: bytes) -> None:
+    data = b"data: " + first + b"\n\n"
+    assert scanned(data).silent_ending("openai") == b""
+    assert scanned(data[:-1]).silent_ending("openai") == b""
+
+
+def test_figures_of_what_followed_a_gap_are_found_whole() -> None:
+    scanner = scanned(b'data: {"choices":[{"finish_reason":null}]}\n\n')
+    scanner.skip(4000)
+    scanner.feed(b'data: {"choices":[{"finish_reason":"stop"}]}\n\n')
+    scanner.feed(b'data: {"choices":[],"usage":{"prompt_tokens":5}}\n\ndata: [DONE]\n\n')
+    usage = scanner.final_usage("openai")
+    assert (usage.finish_reason, usage.prompt_tokens) == ("stop", 5)
 
 
 @pytest.mark.parametrize("name", ["queue_full_chat_stream", "queue_full_generate_stream"])
