@@ -203,8 +203,9 @@ class ReplyReader(asyncio.Protocol):
                     self._passed += size - len(line) - len(_LINE_ENDS)
                     if not silent:
                         recent = self._recent
+                        if len(recent) == RECENT_EVENTS:
+                            del recent[0]
                         recent.append(data)
-                        del recent[:-RECENT_EVENTS]
                     return
         self._receive(data)
 
