@@ -100,8 +100,9 @@ def _advice(cause: BaseException | None) -> str:
     match cause:
         case OSError(errno=errno.EADDRINUSE):
             return (
-                "something else listens there, perhaps another ollad: stop it, or choose another "
-                "port with --port or server.port"
+                "something else has it, perhaps another ollad, or an outgoing connection, against "
+                "which docs/install.md has a remedy: stop it, or choose another port with --port "
+                "or server.port"
             )
         case OSError(errno=errno.EADDRNOTAVAIL):
             return (
