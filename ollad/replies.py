@@ -217,9 +217,9 @@ class ClientSink:
         return self._gaps if scanner is not None and scanner.last_events_suffice else None
 
     def silent_ending(self) -> bytes:
-        """How events end that tell no figures."""
+        """How events end that tell no figures; of other kinds than chats any may."""
         scanner = self._scanner
-        return b"" if scanner is None else scanner.silent_ending(self._reading.kind)
+        return b"" if scanner is None or self._reading.kind != "openai" else scanner.silent_ending
 
     def observe_events(self, size: int, recent: Sequence[bytes], last: float) -> None:
         """Count the bytes, and keep the last events to be scanned at the end of the stream."""

@@ -178,10 +178,15 @@ class Downstream:
         else:
             self.transport.write(data)
 
-    def end_with(self, chunks: bytes) -> None:
-        """Send the rest of a chunked body, framed to its end."""
+    def pass_chunks(self, chunks: bytes, last: bool) -> None:
+        """Send more of a body that is ``chunked``, framed as it is.
+
+        Args:
+            chunks: whole ones.
+            last: whether they end the body, which has no trailers then.
+        """
         self.transport.write(chunks)
-        self._ended = True
+        self._ended = last
 
     def finish(self, trailers: Sequence[tuple[str, str]] = ()) -> None:
         """End the body, with ``trailers`` (RFC 9110 §6.5) if they have been announced."""

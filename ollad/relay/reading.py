@@ -37,13 +37,13 @@ _LINE_ENDS: Final = b"\r\n"
 _EVENT_END: Final = b"\n\n\r\n"
 """How a chunk ends that ends with an event."""
 
-_NO_ENDING: Final = b"\0"
-"""How no chunk ends."""
-
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 
 _SHORT: Final = [opening(length) for length in range(1024)]
 """The size lines of chunks with short events, by the length of the chunk."""
+
+_NO_ENDING: Final = bytes(len(_SHORT))
+"""How no chunk with a short event ends, as none is so long."""
 
 RECENT_EVENTS: Final = 16
 """Most events that were passed on and are kept."""
@@ -61,16 +61,15 @@ class Receiver(Protocol):
     def body_received(self, data: bytes) -> None:
         """More of the body has come; ``data`` is without its framing."""
 
-    def chunks_received(self, chunks: bytes, data: bytes) -> None:
+    def chunks_received(self, chunks: bytes, data: bytes, last: bool) -> None:
         """More of the body has come, in whole chunks, which hold ``data``.
 
         Whoever takes a chunked body, too, may have them as they are.
-        """
 
-    def rest_received(self, chunks: bytes, data: bytes) -> None:
-        """The rest of the body has come, in whole chunks, which hold ``data``; the last is empty.
-
-        Whoever takes a chunked body, too, may have them as they are.
+        Args:
+            chunks: all of them.
+            data: without their framing.
+            last: whether they end the body.
         """
 
     def events_passed(self, size: int, recent: Sequence[bytes], last: float) -> None:
@@ -129,7 +128,7 @@ class ReplyReader(asyncio.Protocol):
         "replied",
     )
 
-    # What each event needs comes first, and so stands side by side in memory.
+    # What each event needs, which where this is compiled stands side by side in memory.
     _missing: int
     _onward: asyncio.Transport | None
     _outbox: Outbox
@@ -137,6 +136,7 @@ class ReplyReader(asyncio.Protocol):
     _gaps: Observations
     _last: float
     _passed: int
+
     _parser: httptools.HttpResponseParser
 
     def __init__(self, heads: FamiliarHeads[ReplyHead], outbox: Outbox) -> None:
@@ -236,8 +236,8 @@ class ReplyReader(asyncio.Protocol):
             gaps: where the seconds between two events are counted.
             last: when the last one was passed on before, monotonic seconds.
             ending: how events end that tell nothing, without the blank line; none if empty. They
-                are not kept: a few of each stream, and none of what an event needs would be in
-                the processor's caches when it comes.
+                are not kept: even a few of each stream push what the next event needs out of
+                the processor's caches.
         """
         self._onward = onward
         self._gaps = gaps
@@ -331,7 +331,7 @@ class ReplyReader(asyncio.Protocol):
             pieces, missing = split(chunks[: -len(_LAST_CHUNK)])
             if missing == 0:
                 if pieces:
-                    receiver.rest_received(chunks, b"".join(pieces))
+                    receiver.chunks_received(chunks, b"".join(pieces), last=True)
                 self._end(receiver)
                 return
         pieces, self._missing = split(chunks)
@@ -340,7 +340,7 @@ class ReplyReader(asyncio.Protocol):
             return
         self._framing_bytes = 0
         self._last = monotonic()
-        receiver.chunks_received(chunks, b"".join(pieces))
+        receiver.chunks_received(chunks, b"".join(pieces), last=False)
 
     def _more(self, receiver: Receiver, data: bytes) -> None:
         """Take more of a body, at any other place."""

@@ -168,28 +168,15 @@ class Exchange:
         except Exception as error:  # noqa: BLE001 - raised by the ending, not into the event loop
             self._fail(error)
 
-    def chunks_received(self, chunks: bytes, data: bytes) -> None:
-        """Pass whole chunks on as they came."""
+    def chunks_received(self, chunks: bytes, data: bytes, last: bool) -> None:
+        """Pass whole chunks on as they came, unless something is to stand in the last one."""
         reply = self._reply
-        if reply is None or not reply.chunked:
+        if reply is None or not reply.chunked or (last and reply.trailing):
             self.body_received(data)
             return
         now = self._active = self._clock()
         try:
-            reply.transport.write(chunks)
-            self._sink.observe(data, now)
-        except Exception as error:  # noqa: BLE001 - raised by the ending, not into the event loop
-            self._fail(error)
-
-    def rest_received(self, chunks: bytes, data: bytes) -> None:
-        """Pass the rest of the body on as it came."""
-        reply = self._reply
-        if reply is None or not reply.chunked or reply.trailing:
-            self.body_received(data)
-            return
-        now = self._active = self._clock()
-        try:
-            reply.end_with(chunks)
+            reply.pass_chunks(chunks, last)
             self._sink.observe(data, now)
         except Exception as error:  # noqa: BLE001 - raised by the ending, not into the event loop
             self._fail(error)

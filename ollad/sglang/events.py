@@ -1,12 +1,13 @@
 """What passes by in a stream of server-sent events, read without touching it.
 
 The format is WHATWG HTML §9.2.6; what SGLang puts into it is in entrypoints/openai/serving_chat.py
-and http_server.py. While a stream runs only its first event and its last ones are kept;
-they are looked into once, at the end.
+and http_server.py. While a stream runs only its first event and the last ones that may tell
+anything are kept; they are looked into once, at the end.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ollad.sglang.annotate import Usage, generate_usage, openai_usage
@@ -44,7 +45,7 @@ _DONE: Final = b"[DONE]"
 _EMPTY: Final = len(b"data: [DONE]\n\n")
 """Bytes of an event that is too short for figures."""
 _UNFINISHED: Final = b'"finish_reason":null'
-_USAGE: Final = b'"usage"'
+_FIGURES: Final = re.compile(rb'"(?:usage|sglext|metrics|meta_info)"')
 _OVERLOAD: Final = frozenset({429, 503})
 
 
@@ -137,7 +138,7 @@ class StreamScanner:
         self._fed = 0
         self._last = 0  # where the last whole event began
         self._open = 0  # where the event under way began
-        self._resumed = 0  # where the one after the last gap began
+        self._resumed = 0  # where the event after what was skipped last began
 
     def feed(self, chunk: bytes) -> None:
         """See the next bytes of the stream, wherever they were cut.
@@ -167,9 +168,10 @@ class StreamScanner:
                 del tail[:stale]
 
     def skip(self, count: int) -> None:
-        """Pass over ``count`` bytes between two events, which will not be known.
+        """Pass over ``count`` bytes of events, which will not be known; an event follows.
 
-        To be used only where ``last_events_suffice``.
+        To be used only where ``last_events_suffice``. What was kept before them is forgotten, as
+        it is in a stream whose last events are looked for.
         """
         if count:
             self._tail.clear()
@@ -186,24 +188,20 @@ class StreamScanner:
         """The first event with data, without its blank line; None until it is complete."""
         return self._first
 
-    def silent_ending(self, kind: str) -> bytes:
-        """How events end that tell no figures, as far as the first one shows it.
+    @property
+    def silent_ending(self) -> bytes:
+        """How events of a chat or completion end that tell no figures, if the first one shows it.
 
-        Until a chat or completion ends, all of its events are the same from ``finish_reason`` on
-        (chat_stream_*.raw), unless there is usage all along.
-
-        Args:
-            kind: as of ``final_usage``.
-
-        Returns:
-            The end of the first event, without its blank line, which no event has that tells
-            any; empty if there is none such.
+        Until the end all of them are the same from ``finish_reason`` on, unless there is usage all
+        along (tests/data/replies/chat_stream_*.sse). It is without the blank line, and empty if the
+        first one tells any figures. Of several choices in one event it is the last that has not
+        finished.
         """
         first = self._first
-        if kind != "openai" or first is None:
+        if first is None:
             return b""
         start = first.rfind(_UNFINISHED)
-        if start < 0 or _USAGE in first[:start] or b"{" in first[start:]:
+        if start < 0 or b"{" in first[start:] or _FIGURES.search(first, 0, start):
             return b""
         return first[start:]
 
@@ -294,7 +292,7 @@ class StreamScanner:
         """Chat, completions, and Anthropic messages, whose parts come in several events."""
         found: Usage | None = None
         first = None
-        if self._first is not None and not self.silent_ending("openai"):
+        if self._first is not None and not self.silent_ending:
             first = event_data(self._first)
         kept, uncut = self._kept()
         for data, _ in _backwards(kept, uncut):

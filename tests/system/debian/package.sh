@@ -19,6 +19,7 @@ serve() {
 import fcntl, socket, struct
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1  # linux/sockios.h, linux/if.h
 fcntl.ioctl(socket.socket(), SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))'
+  ok "it has a network of its own" $?
   ollad simulate --port 30000 > /tmp/simulate.log 2>&1 & SIMULATE=$!
   install -d -o ollad /run/ollad
   runuser -u ollad -- env RUNTIME_DIRECTORY=/run/ollad ollad serve > /tmp/serve.log 2>&1 & SERVE=$!
@@ -57,7 +58,7 @@ ok "the configuration is for the group to read" "$([ "$(stat -c '%a %U:%G' /etc/
 
 # What serves has a network of its own: on a shared one, the sample's ports may be taken, 40114 even
 # by somebody's outgoing connection.
-unshare --net bash "$0" "$FOLDER" --serve || FAILED=1
+unshare --net bash "$0" "$FOLDER" --serve; ok "all that was served" $?
 
 echo "token" > /etc/ollad/credentials/sim
 apt-get remove -y -qq ollad >> /tmp/log 2>&1; ok "apt-get remove" $?

@@ -102,16 +102,11 @@ class Received:
         self.reply_ended()
         self.familiar = True
 
-    def chunks_received(self, chunks: bytes, data: bytes) -> None:
-        held, missing = split(chunks)
+    def chunks_received(self, chunks: bytes, data: bytes, last: bool) -> None:
+        assert chunks.endswith(b"0\r\n\r\n") or not last
+        held, missing = split(chunks.removesuffix(b"0\r\n\r\n") if last else chunks)
         assert (b"".join(held), missing) == (data, 0)
         self.untouched += 1
-        self.body_received(b"".join(held))
-
-    def rest_received(self, chunks: bytes, data: bytes) -> None:
-        assert chunks.endswith(b"0\r\n\r\n")
-        held, missing = split(chunks.removesuffix(b"0\r\n\r\n"))
-        assert (b"".join(held), missing) == (data, 0)
         self.body_received(b"".join(held))
 
     def events_passed(self, size: int, recent: Sequence[bytes], last: float) -> None:
@@ -1389,6 +1384,19 @@ def test_events_that_end_as_those_that_tell_nothing_are_counted_and_not_kept(
     assert told.tellings == [(size_of(events), events[40:43], clock.now)]
 
 
+@pytest.mark.parametrize("ending", [b"", b"null}"])
+def test_a_chunk_without_its_line_end_is_no_event_whatever_it_ends_with(
+    ending: bytes, turning: Turning
+) -> None:
+    turning.exchange(CODED + CHUNK, END)
+    told = Passing(turning)
+    told.ending = ending
+    turning.connection.send(told, REQUEST, b"")
+    turning.turn()
+    turning.feed(CODED, event(b"1"), b"3\r\nabcX\0")
+    assert (told.end, turning.reusable) == ("broken", False)
+
+
 def test_events_that_tell_nothing_leave_nothing_for_the_next_reply(turning: Turning) -> None:
     told = Passing(turning)
     told.ending = b"null}"
@@ -1649,9 +1657,9 @@ class Watching:
     def trailers(self) -> tuple[()]:
         return ()
 
-    def end_with(self, chunks: bytes) -> None:
+    def pass_chunks(self, chunks: bytes, last: bool) -> None:
         self.transport.write(chunks)
-        self.whole = True
+        self.whole = last
 
     def finish(self, _: object) -> None:
         if not self.whole:

@@ -53,8 +53,8 @@ def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         if isinstance(receiver, Exchange):
             note(receiver._reply)
 
-    def noting_chunks(self: Exchange, whole: bytes, data: bytes) -> None:
-        chunks(self, whole, data)
+    def noting_chunks(self: Exchange, whole: bytes, data: bytes, last: bool) -> None:
+        chunks(self, whole, data, last)
         note(self._reply)
 
     monkeypatch.setattr(Downstream, "start", noting_start)
