@@ -26,8 +26,8 @@ __all__ = ["LONG", "Excerpt", "read_excerpt"]
 LONG: Final = 2 * 1024 * 1024
 """Bytes from which a body is worth the trouble."""
 
-_BEGINNING: Final = 1152 * 1024
-"""Bytes kept of a text: as many as routing reads and an eighth more, for escapes are longer here
+_BEGINNING: Final = 1280 * 1024
+"""Bytes kept of a text: as many as routing reads and a quarter more, for escapes are longer here
 than there. Of a text that has more of them less is known there."""
 _SHORTEST: Final = _BEGINNING // 12
 """Characters that are left of a text at least: one may be written as two of \\uXXXX."""
