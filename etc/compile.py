@@ -47,6 +47,7 @@ MODULES: Final = (
     "record",
     "replies",
     "serving",
+    "traffic",
     "backends.backend",
     "backends.breaker",
     "metrics.histogram",

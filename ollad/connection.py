@@ -102,6 +102,7 @@ class Connection(PatientHandler):
         known: what serves the requests of a method and a path, of those that need no resolver.
         limits: how long it may be idle, and the head of a request may take.
         fast: serves what is served without aiohttp.
+        opened: the open connections, among which it counts itself.
 
     Attributes:
         occupant: what serves a request without the task; ``vacate`` or ``hand_over`` ends that.
@@ -120,6 +121,7 @@ class Connection(PatientHandler):
         "_lacking",
         "_logger",
         "_missing",
+        "_opened",
         "_pieces",
         "_refuse",
         "_vacancy",
@@ -140,12 +142,14 @@ class Connection(PatientHandler):
         known: Mapping[tuple[str, str], Serve],
         limits: Server,
         fast: FastPath,
+        opened: set[Connection],
     ) -> None:
         super().__init__(
             server,
             head_seconds=limits.header_timeout,
             loop=loop,
             keepalive_timeout=limits.keepalive_timeout,
+            tcp_keepalive=False,  # it comes with the socket that is listened on
             access_log=None,  # aiohttp's own way to have none
             auto_decompress=False,
             max_line_size=LONGEST_TARGET,
@@ -156,6 +160,7 @@ class Connection(PatientHandler):
         self._refuse = refuse
         self._known = known
         self._fast = fast
+        self._opened = opened
         self.occupant: Begun | None = None
         self._handed: Begun | None = None
         self._idle = True  # as far as the task knows
@@ -173,6 +178,7 @@ class Connection(PatientHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep what every request of the connection would ask its transport for."""
         super().connection_made(transport)
+        self._opened.add(self)
         peer = transport.get_extra_info("peername")
         self.peer = str(peer[0]) if isinstance(peer, tuple) else str(peer or "")
         if transport.get_extra_info("sslcontext") is not None:
@@ -180,6 +186,7 @@ class Connection(PatientHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Let go of what is under way."""
+        self._opened.discard(self)
         begun, self.occupant, self._handed = self.occupant or self._handed, None, None
         self._stop_collecting()
         work, self._work = self._work, None

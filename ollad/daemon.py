@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 
     from ollad.backends.snapshot import State
     from ollad.config.schema import Config
-    from ollad.gateway import Traffic
     from ollad.logs import LineWriter
     from ollad.server import Listener
+    from ollad.traffic import Traffic
 
 __all__ = ["Daemon"]
 

@@ -6,9 +6,8 @@ it once and keeps it to its end. The rest lives as long as the process.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
@@ -17,6 +16,7 @@ from ollad.config.schema import Auth
 from ollad.cors import Cors
 from ollad.headers import TrustedProxies
 from ollad.limits import BodyBudget
+from ollad.traffic import Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ollad.dispatch import Dispatcher
     from ollad.metrics import Telemetry
 
-__all__ = ["GATEWAY", "Gateway", "Runtime", "Traffic", "make_runtime"]
+__all__ = ["GATEWAY", "Gateway", "Runtime", "make_runtime"]
 
 _OPEN_GATE: Final = Gate(Auth(), 0.0)
 _NO_ORIGINS: Final = Cors(())
@@ -73,55 +73,6 @@ def make_runtime(config: Config, pool: Pool, now: float, before: Runtime | None 
         cors,
         guarded=gate.closed or cors.enabled,
     )
-
-
-class Cancellable(Protocol):
-    """What serves a request; a task, mostly."""
-
-    def cancel(self) -> object:
-        """Serve it no longer."""
-
-
-class Traffic:
-    """Knows the requests under way, so that a daemon that drains can wait for them or cut them.
-
-    Attributes:
-        under_way: what serves them.
-        cut_off: whether those under way were told to end.
-    """
-
-    __slots__ = ("_idle", "cut_off", "under_way")
-
-    def __init__(self) -> None:
-        self.under_way: set[Cancellable] = set()
-        self.cut_off = False
-        self._idle: asyncio.Event | None = None
-
-    def __len__(self) -> int:
-        """How many requests are under way."""
-        return len(self.under_way)
-
-    def enter(self, server: Cancellable) -> None:
-        """``server`` has begun to serve a request; ``leave`` must follow."""
-        self.under_way.add(server)
-
-    def leave(self, server: Cancellable) -> None:
-        """The answer of ``server`` has ended."""
-        self.under_way.discard(server)
-        if self._idle is not None and not self.under_way:
-            self._idle.set()
-
-    async def idle(self) -> None:
-        """Return once no request is under way."""
-        while self.under_way:
-            self._idle = asyncio.Event()
-            await self._idle.wait()
-
-    def cut(self) -> None:
-        """Cancel what is under way."""
-        self.cut_off = True
-        for server in tuple(self.under_way):
-            server.cancel()
 
 
 @dataclass(slots=True)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from aiohttp import hdrs
+
 from ollad.announcement import announced_lines, final_announcement
 from ollad.errors import BackendError
 from ollad.relay.chunks import opening
@@ -293,8 +295,8 @@ class HoldSink:
 
 def _takes_trailers(client: Client) -> bool:
     """Whether the client says that it reads trailers (RFC 9110 §10.1.4)."""
-    return any(
+    return hdrs.TE in client.headers and any(
         coding.strip().lower() == "trailers"
-        for value in client.headers.getall("TE", ())
+        for value in client.headers.getall(hdrs.TE)
         for coding in value.split(",")
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +21,6 @@ from ollad.limits import Refusal, crowded
 from ollad.middleware import Frame, announce, refuse_malformed
 
 if TYPE_CHECKING:
-    import socket
     import ssl
     from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 
@@ -79,7 +79,11 @@ class Listener:
 
     def __init__(self, servers: Sequence[asyncio.AbstractServer]) -> None:
         self._servers = servers
-        addresses = [one.getsockname() for server in servers for one in server.sockets]  # type: ignore[attr-defined]  # asyncio.Server has it
+        sockets = [one for server in servers for one in server.sockets]  # type: ignore[attr-defined]  # asyncio.Server has it
+        for one in sockets:
+            # connections take it from what they are accepted by (tcp(7)), at no cost for each
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        addresses = [one.getsockname() for one in sockets]
         # a Unix socket's address is its path
         self.host: str = addresses[0] if isinstance(addresses[0], str) else addresses[0][0]
         self.port: int = 0 if isinstance(addresses[0], str) else addresses[0][1]
@@ -134,12 +138,13 @@ async def listening(
     loop = asyncio.get_running_loop()
     known = _known(app)
     fast = FastPath(app, _served(app), logger, access=access)
+    opened: set[Connection] = set()
 
     def connect() -> asyncio.Protocol:
         if runner.server is None:
             raise RuntimeError("the runner has been set up")
         limits = gateway.runtime.config.server
-        if bounded and 0 < limits.max_connections <= len(runner.server.connections):
+        if bounded and 0 < limits.max_connections <= len(opened):
             return Refusal(crowded(limits.max_connections))
         return Connection(
             runner.server,
@@ -149,6 +154,7 @@ async def listening(
             known=known,
             limits=limits,
             fast=fast,
+            opened=opened,
         )
 
     options: dict[str, Any] = {"backlog": _BACKLOG}

@@ -2,12 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import re
+from typing import Any, Final
 
 from ollad.sglang.annotate import Usage, generate_usage, openai_usage
 from ollad.sglang.values import mapping
 
-__all__ = ["added_up", "event_usage", "figures", "merged"]
+__all__ = ["added_up", "event_usage", "figures", "merged", "tells_figures", "unparsed_usage"]
+
+_FIGURES: Final = re.compile(rb'"(?:usage|sglext|metrics|meta_info)"')
+_REASON: Final = b'"finish_reason":"'
+_USUAL_REASON: Final = re.compile(rb"([a-z_]{1,32})\"")
+_REASONS: Final = 32
+
+
+def tells_figures(text: bytes) -> bool:
+    """Whether there are figures in ``text``, of any events, or words that look like them."""
+    return _FIGURES.search(text) is not None
+
+
+def unparsed_usage(text: bytes) -> Usage | None:
+    """Figures of events of an OpenAI stream, if they tell none but why it was finished.
+
+    Inside a JSON string the quotation marks of a name are escaped, so a name that is not found is
+    not there.
+
+    Returns:
+        None if they have to be parsed.
+    """
+    if _FIGURES.search(text) is not None:
+        return None
+    at = text.rfind(_REASON)
+    if at < 0:
+        return _finished(None)
+    reason = _USUAL_REASON.match(text, at + len(_REASON))
+    return None if reason is None else _finished(reason[1])
+
+
+@functools.lru_cache(_REASONS)
+def _finished(reason: bytes | None) -> Usage:
+    return Usage(finish_reason=None if reason is None else reason.decode())
 
 
 def figures(document: dict[str, Any], kind: str) -> Usage | None:

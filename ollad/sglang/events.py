@@ -7,12 +7,25 @@ anything are kept; they are looked into once, at the end.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ollad.sglang.annotate import Usage, generate_usage, openai_usage
-from ollad.sglang.event_figures import added_up, event_usage, figures, merged
-from ollad.sglang.sse import cut_usage, event_data, first_document, json_object, next_boundary
+from ollad.sglang.event_figures import (
+    added_up,
+    event_usage,
+    figures,
+    merged,
+    tells_figures,
+    unparsed_usage,
+)
+from ollad.sglang.sse import (
+    cut_usage,
+    event_data,
+    first_document,
+    is_lone_event,
+    json_object,
+    next_boundary,
+)
 from ollad.sglang.values import count, mapping, text
 
 if TYPE_CHECKING:
@@ -45,7 +58,6 @@ _DONE: Final = b"[DONE]"
 _EMPTY: Final = len(b"data: [DONE]\n\n")
 """Bytes of an event that is too short for figures."""
 _UNFINISHED: Final = b'"finish_reason":null'
-_FIGURES: Final = re.compile(rb'"(?:usage|sglext|metrics|meta_info)"')
 _OVERLOAD: Final = frozenset({429, 503})
 
 
@@ -145,6 +157,9 @@ class StreamScanner:
 
         It is quicker to be fed many events at once.
         """
+        if not self._fed and len(chunk) <= self._room and is_lone_event(chunk):
+            self._begin(chunk)
+            return
         if self._head is not None:
             self._look_for_first(self._head, chunk)
         tail = self._tail
@@ -166,6 +181,12 @@ class StreamScanner:
             stale = self._start() - base
             if stale > _SLACK or len(tail) > self._limit:
                 del tail[:stale]
+
+    def _begin(self, event: bytes) -> None:
+        """See the first bytes of the stream, which are its first event, as most often."""
+        self._see_first(event[:-2], event[5:-2])
+        self._tail += event
+        self._fed = self._open = len(event)
 
     def skip(self, count: int) -> None:
         """Pass over ``count`` bytes of events, which will not be known; an event follows.
@@ -201,7 +222,7 @@ class StreamScanner:
         if first is None:
             return b""
         start = first.rfind(_UNFINISHED)
-        if start < 0 or b"{" in first[start:] or _FIGURES.search(first, 0, start):
+        if start < 0 or b"{" in first[start:] or tells_figures(first[:start]):
             return b""
         return first[start:]
 
@@ -253,8 +274,16 @@ class StreamScanner:
                 return self._generate_usage()
             case "responses":
                 return self._responses_usage()
+            case "openai":
+                return self._unparsed_usage() or self._openai_usage()
             case _:
                 return self._openai_usage()
+
+    def _unparsed_usage(self) -> Usage | None:
+        """What ``_openai_usage`` says, if no event that is kept has to be parsed for that."""
+        if self._first is not None and tells_figures(self._first):
+            return None
+        return unparsed_usage(self._kept()[0])
 
     def _generate_usage(self) -> Usage:
         """Figures of the last event; for several prompts, of the last one of each, added up."""
@@ -326,13 +355,16 @@ class StreamScanner:
         while end >= 0:
             event = bytes(head[:end]).strip(b"\r\n")
             if (data := event_data(event)) is not None:
-                self._first, self._head = event, None
-                self._several = b'"meta_info"' in data and "index" in (json_object(data) or {})
+                self._see_first(event, data)
                 return
             del head[:after]
             end, after = next_boundary(head, 0, returns)
         if self._fed + len(chunk) >= _HEAD:
             self._head = None
+
+    def _see_first(self, event: bytes, data: bytes) -> None:
+        self._first, self._head = event, None
+        self._several = b'"meta_info"' in data and "index" in (json_object(data) or {})
 
     def _start(self) -> int:
         """From which offset on the stream is needed."""

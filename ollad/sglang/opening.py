@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ollad.sglang.annotate import Usage
-from ollad.sglang.event_figures import figures
+from ollad.sglang.event_figures import figures, unparsed_usage
 from ollad.sglang.events import DEFAULT_TAIL, StreamScanner, overloaded, turned_away
-from ollad.sglang.sse import json_object
+from ollad.sglang.sse import is_lone_event, json_object
 
 __all__ = ["Opening", "read_opening"]
+
+_ERROR: Final = b'"error"'
 
 
 class Opening(NamedTuple):
@@ -34,13 +36,13 @@ def read_opening(start: bytes, kind: str, tail: int = DEFAULT_TAIL) -> Opening:
         kind: as of ``StreamScanner.final_usage``.
         tail: as of ``StreamScanner``.
     """
-    if len(start) < tail and start.startswith(b"data:") and b"\r" not in start:
-        end = start.find(b"\n")
-        if end == len(start) - 2 and start.endswith(b"\n\n"):  # one event, as most often
-            document = json_object(start[5:end])
-            if document is None:
-                return Opening(False, Usage())
-            return Opening(turned_away(document), figures(document, kind) or Usage())
+    if len(start) < tail and is_lone_event(start):
+        if kind == "openai" and _ERROR not in start and (usage := unparsed_usage(start)):
+            return Opening(False, usage)
+        document = json_object(start[5:-2])
+        if document is None:
+            return Opening(False, Usage())
+        return Opening(turned_away(document), figures(document, kind) or Usage())
     scanner = StreamScanner(tail)
     scanner.feed(start)
     return Opening(overloaded(start), scanner.final_usage(kind))

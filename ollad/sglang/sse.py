@@ -12,6 +12,7 @@ __all__ = [
     "cut_usage",
     "event_data",
     "first_document",
+    "is_lone_event",
     "json_object",
     "next_boundary",
 ]
@@ -54,6 +55,16 @@ def next_boundary(text: bytes | bytearray, start: int, returns: bool) -> tuple[i
         return (-1, -1) if boundary is None else boundary.span()
     at = text.find(b"\n\n", start)
     return (at, at + 2) if at >= 0 else (-1, -1)
+
+
+def is_lone_event(text: bytes) -> bool:
+    """Whether ``text`` is one whole event that has one line, of data, as most often."""
+    return (
+        text.startswith(b"data:")
+        and text.endswith(b"\n\n")
+        and text.find(b"\n") == len(text) - 2
+        and b"\r" not in text
+    )
 
 
 def first_document(start: bytes) -> dict[str, Any] | None:

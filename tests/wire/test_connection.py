@@ -6,6 +6,7 @@ import ast
 import asyncio
 import inspect
 import json
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -462,6 +463,18 @@ async def test_a_connection_that_was_idle_for_long_is_closed(
         connection._next_keepalive_close_time = 0.0
         connection._process_keepalive()
         assert await client.reader.read() == b""
+
+
+async def test_the_system_looks_after_clients_that_are_gone(
+    ollad: Running, made: list[Connection]
+) -> None:
+    async with connect(ollad.port) as client:
+        await client.send(get(KNOWN))
+        await answers(client, 1)
+        (connection,) = made
+        assert connection.transport is not None
+        accepted = connection.transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
 async def test_a_client_that_says_nothing_is_no_reason_to_stay(ollad: Running) -> None:

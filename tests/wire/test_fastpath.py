@@ -14,9 +14,10 @@ import pytest
 from ollad import connection as connections
 from ollad.config.schema import ApiKey, Auth, Proxy, Routing, Server
 from ollad.fastpath import FastRequest
-from ollad.gateway import Traffic, make_runtime
+from ollad.gateway import make_runtime
 from ollad.middleware import Frame
 from ollad.relay.underway import Exchange
+from ollad.traffic import Traffic
 from tests.wire.byte_client import ByteClient, connect, post_bytes, until
 from tests.wire.conftest import endpoint, running
 from tests.wire.fake_sglang import chunked, reply, serving, sse
@@ -395,6 +396,20 @@ async def test_no_connection_is_closed_for_being_idle_while_it_is_served(
         assert (await answer(client))[0] == 200
         assert ways.both == (1, 1)
         assert await client.reader.read() == b""  # after which it is
+
+
+async def test_an_idle_connection_is_closed_on_which_nothing_went_another_way(
+    fake: FakeSGLang, ways: Ways
+) -> None:
+    fake.scripts[CHAT] = reply(GOOD)
+    server = Server(keepalive_timeout=0.05)
+    async with running(endpoint(fake), server=server) as ollad:
+        async with connect(ollad.port) as client:
+            assert await ask(client) == 200
+        async with connect(ollad.port) as client:
+            assert await ask(client) == 200
+            assert ways.both == (1, 1)
+            assert await client.reader.read() == b""
 
 
 async def test_timeouts_hold(fake: FakeSGLang, ways: Ways) -> None:

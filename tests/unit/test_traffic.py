@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from ollad.gateway import Traffic
+from ollad.traffic import Traffic
 
 
 def sleeper() -> asyncio.Task[None]:
