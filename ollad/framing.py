@@ -34,12 +34,13 @@ class FamiliarHeads(Generic[_Known]):
         longest: bytes of the longest head that is remembered.
     """
 
-    __slots__ = ("_count", "_known", "_longest")
+    __slots__ = ("_count", "_known", "_longest", "_unsized")
 
     def __init__(self, count: int, longest: int) -> None:
         self._count = count
         self._longest = longest
         self._known: dict[bytes, _Known] = {}
+        self._unsized = False  # whether any without a length was learnt; they are found soonest
 
     def __len__(self) -> int:
         return len(self._known)
@@ -54,10 +55,13 @@ class FamiliarHeads(Generic[_Known]):
         Returns:
             None if nothing is known.
         """
+        if self._unsized:
+            known = self._known.get(data[:end])
+            if known is not None:
+                return known, None
         length = _LENGTH.search(data, 0, end)
         if length is None:
-            known = self._known.get(data[:end])
-            return None if known is None else (known, None)
+            return None
         start, stop = length.span(1)
         known = self._known.get(data[stop:end] + data[:start])
         return None if known is None else (known, int(data[start:stop]))
@@ -76,6 +80,7 @@ class FamiliarHeads(Generic[_Known]):
         if length is None and _NAMED.search(data, 0, end):
             return
         if length is None:
+            self._unsized = True
             self._keep(data[:end], make())
             return
         start, stop = length.span(1)

@@ -31,17 +31,27 @@ class Observations:
         total: the sum of all values.
     """
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("_above", "_bucket", "_upto", "bounds", "counts", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
+        self._bucket = 0  # of the last value, as the next one is mostly like it
+        self._above = self._upto = 0.0  # between which its values are
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
     def observe(self, value: float) -> None:
         """Count ``value`` in the first bucket whose upper bound is not below it."""
-        self.counts[bisect_left(self.bounds, value)] += 1
+        if not self._above < value <= self._upto:
+            self._find(value)
+        self.counts[self._bucket] += 1
         self.total += value
+
+    def _find(self, value: float) -> None:
+        bounds = self.bounds
+        bucket = self._bucket = bisect_left(bounds, value)
+        self._above = bounds[bucket - 1] if bucket else float("-inf")
+        self._upto = bounds[bucket] if bucket < len(bounds) else float("inf")
 
 
 class Histogram:

@@ -48,13 +48,16 @@ def split(data: bytes, start: int = 0) -> tuple[list[bytes], int]:
         What the whole chunks hold, and how many bytes are missing of the one at the end: none
         where a chunk ends with ``data``, ``UNKNOWN`` where it is anything but another chunk.
     """
+    line = opening(len(data) - start)
+    if line and data.startswith(line, start) and data.endswith(_LINE_END):
+        return [data[start + len(line) : -len(_LINE_END)]], 0  # one chunk, as most often
     held: list[bytes] = []
     while start < len(data):
-        line = _SIZE.match(data, start)
-        size = 0 if line is None else int(line[1], 16)
-        if line is None or size == 0:
+        found = _SIZE.match(data, start)
+        size = 0 if found is None else int(found[1], 16)
+        if found is None or size == 0:
             return held, UNKNOWN
-        begin, end = line.end(), line.end() + size
+        begin, end = found.end(), found.end() + size
         start = end + len(_LINE_END)
         if start > len(data):
             return held, start - len(data)

@@ -9,6 +9,7 @@ a turn; one that is not busy has one, and writes it as soon.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -25,11 +26,11 @@ class Outbox:
     Whoever closes a transport, or writes to it otherwise, loses or overtakes what waits for it.
     """
 
-    __slots__ = ("_call_soon", "_waiting")
+    __slots__ = ("_await_end", "_waiting")
 
     def __init__(self) -> None:
         self._waiting: list[tuple[asyncio.Transport, bytes]] = []
-        self._call_soon: Callable[[Callable[[], None]], object] | None = None
+        self._await_end: Callable[[], object] | None = None
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -40,9 +41,9 @@ class Outbox:
         Nothing is written if that is closing by then.
         """
         if not self._waiting:
-            if self._call_soon is None:
-                self._call_soon = asyncio.get_running_loop().call_soon
-            self._call_soon(self.flush)
+            if self._await_end is None:
+                self._await_end = partial(asyncio.get_running_loop().call_soon, self.flush)
+            self._await_end()
         self._waiting.append((transport, data))
 
     def flush(self) -> None:

@@ -10,6 +10,7 @@ beginning of a chunked one, whose head it has taken before, and whole chunks.
 from __future__ import annotations
 
 import asyncio
+import functools
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -44,6 +45,9 @@ _SHORT: Final = [opening(length) for length in range(1024)]
 
 _NO_ENDING: Final = bytes(len(_SHORT))
 """How no chunk with a short event ends, as none is so long."""
+
+_ENDINGS: Final = 64
+"""How many endings of events are remembered."""
 
 RECENT_EVENTS: Final = 16
 """Most events that were passed on and are kept."""
@@ -242,7 +246,7 @@ class ReplyReader(asyncio.Protocol):
         self._onward = onward
         self._gaps = gaps
         self._last = last
-        self._silent = ending + _EVENT_END if ending else _NO_ENDING
+        self._silent = _silent_event(ending) if ending else _NO_ENDING
 
     @property
     def last_event(self) -> float:
@@ -478,6 +482,15 @@ class ReplyReader(asyncio.Protocol):
             self._complete = True
             # asked only now: trailers may hold a Connection header, too
             self._keep_alive = self._keep_alive and self._parser.should_keep_alive()
+
+
+@functools.lru_cache(_ENDINGS)
+def _silent_event(ending: bytes) -> bytes:
+    """How the chunk of an event ends that ends so; one object for the streams that have it alike.
+
+    Each event of each stream is compared with it, for which it should be in the processor's caches.
+    """
+    return ending + _EVENT_END
 
 
 def _ends_framing(data: bytes) -> bool:

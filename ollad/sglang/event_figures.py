@@ -11,7 +11,7 @@ from ollad.sglang.values import mapping
 
 __all__ = ["added_up", "event_usage", "figures", "merged", "tells_figures", "unparsed_usage"]
 
-_FIGURES: Final = re.compile(rb'"(?:usage|sglext|metrics|meta_info)"')
+_FIGURES: Final = (b'"usage"', b'"sglext"', b'"metrics"', b'"meta_info"')
 _REASON: Final = b'"finish_reason":"'
 _USUAL_REASON: Final = re.compile(rb"([a-z_]{1,32})\"")
 _REASONS: Final = 32
@@ -19,7 +19,8 @@ _REASONS: Final = 32
 
 def tells_figures(text: bytes) -> bool:
     """Whether there are figures in ``text``, of any events, or words that look like them."""
-    return _FIGURES.search(text) is not None
+    usage, sglext, metrics, meta_info = _FIGURES  # sought one by one, as is quickest
+    return usage in text or sglext in text or metrics in text or meta_info in text
 
 
 def unparsed_usage(text: bytes) -> Usage | None:
@@ -31,7 +32,7 @@ def unparsed_usage(text: bytes) -> Usage | None:
     Returns:
         None if they have to be parsed.
     """
-    if _FIGURES.search(text) is not None:
+    if tells_figures(text):
         return None
     at = text.rfind(_REASON)
     if at < 0:

@@ -1097,7 +1097,7 @@ class Turning(Rig):
     def __init__(self) -> None:
         self.outbox = Outbox()
         self._due: list[Callable[[], None]] = []
-        self.outbox._call_soon = self._due.append
+        self.outbox._await_end = lambda: self._due.append(self.outbox.flush)
         super().__init__(outbox=self.outbox)
 
     def turn(self) -> None:
