@@ -11,7 +11,6 @@ from ollad.sglang.values import mapping
 
 __all__ = ["added_up", "event_usage", "figures", "merged", "tells_figures", "unparsed_usage"]
 
-_FIGURES: Final = (b'"usage"', b'"sglext"', b'"metrics"', b'"meta_info"')
 _REASON: Final = b'"finish_reason":"'
 _USUAL_REASON: Final = re.compile(rb"([a-z_]{1,32})\"")
 _REASONS: Final = 32
@@ -19,8 +18,13 @@ _REASONS: Final = 32
 
 def tells_figures(text: bytes) -> bool:
     """Whether there are figures in ``text``, of any events, or words that look like them."""
-    usage, sglext, metrics, meta_info = _FIGURES  # sought one by one, as is quickest
-    return usage in text or sglext in text or metrics in text or meta_info in text
+    find = text.find  # which is quicker than ``in`` and one pattern for all of them
+    return (
+        find(b'"usage"') >= 0
+        or find(b'"sglext"') >= 0
+        or find(b'"metrics"') >= 0
+        or find(b'"meta_info"') >= 0
+    )
 
 
 def unparsed_usage(text: bytes) -> Usage | None:

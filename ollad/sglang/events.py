@@ -54,6 +54,7 @@ _HEAD: Final = 64 * 1024
 _LONGEST_BOUNDARY: Final = 4
 _NEWLINE: Final = 0x0A
 _RETURN: Final = 0x0D
+_BRACE: Final = 0x7B
 _DONE: Final = b"[DONE]"
 _EMPTY: Final = len(b"data: [DONE]\n\n")
 """Bytes of an event that is too short for figures."""
@@ -222,7 +223,7 @@ class StreamScanner:
         if first is None:
             return b""
         start = first.rfind(_UNFINISHED)
-        if start < 0 or b"{" in first[start:] or tells_figures(first[:start]):
+        if start < 0 or _BRACE in first[start:] or tells_figures(first[:start]):
             return b""
         return first[start:]
 
@@ -350,7 +351,7 @@ class StreamScanner:
     def _look_for_first(self, head: bytearray, chunk: bytes) -> None:
         start = max(0, len(head) - _LONGEST_BOUNDARY)
         head += chunk[: _HEAD - self._fed]
-        returns = b"\r" in head
+        returns = _RETURN in head
         end, after = next_boundary(head, start, returns)
         while end >= 0:
             event = bytes(head[:end]).strip(b"\r\n")
@@ -364,7 +365,7 @@ class StreamScanner:
 
     def _see_first(self, event: bytes, data: bytes) -> None:
         self._first, self._head = event, None
-        self._several = b'"meta_info"' in data and "index" in (json_object(data) or {})
+        self._several = data.find(b'"meta_info"') >= 0 and "index" in (json_object(data) or {})
 
     def _start(self) -> int:
         """From which offset on the stream is needed."""
@@ -378,7 +379,7 @@ class StreamScanner:
         """
         start = self._start()
         tail = bytes(self._tail[start - self._fed + len(self._tail) :])
-        if b"\r" in tail:
+        if _RETURN in tail:
             tail = tail.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         return tail, start in (0, self._last, self._open, self._resumed)
 

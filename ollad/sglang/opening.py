@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Final, NamedTuple
 
 from ollad.sglang.annotate import Usage
@@ -12,6 +13,7 @@ from ollad.sglang.sse import is_lone_event, json_object
 __all__ = ["Opening", "read_opening"]
 
 _ERROR: Final = b'"error"'
+_REMEMBERED: Final = 32
 
 
 class Opening(NamedTuple):
@@ -37,8 +39,8 @@ def read_opening(start: bytes, kind: str, tail: int = DEFAULT_TAIL) -> Opening:
         tail: as of ``StreamScanner``.
     """
     if len(start) < tail and is_lone_event(start):
-        if kind == "openai" and _ERROR not in start and (usage := unparsed_usage(start)):
-            return Opening(False, usage)
+        if kind == "openai" and start.find(_ERROR) < 0 and (usage := unparsed_usage(start)):
+            return _served(usage)
         document = json_object(start[5:-2])
         if document is None:
             return Opening(False, Usage())
@@ -46,3 +48,9 @@ def read_opening(start: bytes, kind: str, tail: int = DEFAULT_TAIL) -> Opening:
     scanner = StreamScanner(tail)
     scanner.feed(start)
     return Opening(overloaded(start), scanner.final_usage(kind))
+
+
+@functools.lru_cache(_REMEMBERED)
+def _served(usage: Usage) -> Opening:
+    """The opening of a stream that tells no more than ``usage``, as most of them do."""
+    return Opening(False, usage)

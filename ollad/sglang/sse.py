@@ -20,12 +20,15 @@ __all__ = [
 BOUNDARY: Final = re.compile(rb"(?:\r\n|\r(?!\n)|\n)(?:\r\n|\r|\n)")
 """The blank line after an event, whatever its line endings."""
 
+_NEWLINE: Final = 0x0A
+_RETURN: Final = 0x0D  # Python looks for one byte in bytes much sooner if it is a number
+
 _MOST_ENDS: Final = 32  # objects nested in a usage or meta_info are a handful
 
 
 def event_data(event: bytes) -> bytes | None:
     """The data of one event, None if it has none."""
-    if event.startswith(b"data:") and b"\n" not in event and b"\r" not in event:
+    if event.startswith(b"data:") and _NEWLINE not in event and _RETURN not in event:
         return event[5:].removeprefix(b" ")
     lines = [
         line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")
@@ -63,13 +66,13 @@ def is_lone_event(text: bytes) -> bool:
         text.startswith(b"data:")
         and text.endswith(b"\n\n")
         and text.find(b"\n") == len(text) - 2
-        and b"\r" not in text
+        and _RETURN not in text
     )
 
 
 def first_document(start: bytes) -> dict[str, Any] | None:
     """The first event of ``start`` that has data, parsed."""
-    returns = b"\r" in start
+    returns = _RETURN in start
     begin, end = 0, 0
     while end >= 0:
         end, after = next_boundary(start, begin, returns)
