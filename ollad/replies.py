@@ -24,6 +24,7 @@ from ollad.sglang.opening import read_opening
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from ollad.backends.backend import Backend
     from ollad.gateway import Gateway, Runtime
     from ollad.metrics.histogram import Observations
     from ollad.record import RequestRecord
@@ -91,6 +92,7 @@ class ClientSink:
         reading: how the reply is read.
     """
 
+    _backend: Backend | None = None
     _gaps: Observations | None = None
     _last_chunk: float | None = None
     _opening: Opening | None = None
@@ -244,7 +246,9 @@ class ClientSink:
 
     def _announce(self, usage: Usage | None) -> None:
         record = self._record
-        backend = self._runtime.pool.get(record.endpoint or "")
+        backend = self._backend
+        if backend is None:
+            backend = self._backend = self._runtime.pool.get(record.endpoint or "")
         speculative = backend.snapshot.engine.speculative if backend else None
         record.cache_hit = "unknown" if usage is None else cache_hit(usage)
         record.spec_decode = spec_decode(usage, speculative)

@@ -62,6 +62,7 @@ LAYERS = (
         "patience",
         "responses",
         "tls",
+        "traffic",
         "unixsocket",
     ),
     ("backends",),

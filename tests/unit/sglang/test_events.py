@@ -281,6 +281,51 @@ def test_data_over_several_lines_is_joined() -> None:
     assert scanner.last_document() == {"text": "a"}
 
 
+def chat_event(reason: str | None, usage: int | None) -> bytes:
+    delta = {"content": 'a "usage" "finish_reason":"x"'}
+    event: dict[str, object] = {"choices": [{"delta": delta, "finish_reason": reason}]}
+    if usage is not None:
+        event["usage"] = {"prompt_tokens": usage}
+    return b"data: " + orjson.dumps(event) + b"\n\n"
+
+
+CHAT_EVENTS = st.builds(
+    chat_event,
+    st.sampled_from([None, None, "stop", "length", "tool_calls", "", "A b", 'say "x"', "\u00e9"]),
+    st.sampled_from([None, None, None, 7]),
+)
+
+
+@given(st.lists(CHAT_EVENTS, max_size=5))
+def test_what_need_not_be_parsed_is_what_parsing_finds(events: list[bytes]) -> None:
+    scanner = StreamScanner()
+    for event in events:
+        scanner.feed(event)
+    # the parts of messages are always parsed, and there are none here
+    assert scanner.final_usage("openai") == scanner.final_usage("messages")
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_streams_of_real_chats_need_not_be_parsed_to_be_known(name: str) -> None:
+    scanner = scanned(stream(name))
+    assert scanner.final_usage("openai") == scanner.final_usage("messages")
+
+
+@pytest.mark.parametrize("tail", [16, 300, 64 * 1024])
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_fed_event_by_event_is_known_as_one_fed_whole(name: str, tail: int) -> None:
+    data = (REPLIES / name).read_bytes()
+    whole, single = StreamScanner(tail), StreamScanner(tail)
+    whole.feed(data)
+    for event in data.splitlines(keepends=True):
+        single.feed(event)
+    by_event = StreamScanner(tail)
+    for text in data.split(b"\n\n")[:-1]:
+        by_event.feed(text + b"\n\n")
+    by_event.feed(data.rpartition(b"\n\n")[2])
+    assert seen(by_event) == seen(single) == seen(whole)
+
+
 PIECES = st.sampled_from(
     [
         *(b"\n", b"\r", b"\r\n", b"data: ", b"data:", b": ping", b"[DONE]", b"event: x", b"\xff"),
