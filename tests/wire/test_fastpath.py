@@ -13,11 +13,11 @@ import pytest
 
 from ollad import connection as connections
 from ollad.config.schema import ApiKey, Auth, Proxy, Routing, Server
+from ollad.connection import Connection
 from ollad.fastpath import FastRequest
 from ollad.gateway import make_runtime
 from ollad.middleware import Frame
 from ollad.relay.underway import Exchange
-from ollad.traffic import Traffic
 from tests.wire.byte_client import ByteClient, connect, post_bytes, until
 from tests.wire.conftest import endpoint, running
 from tests.wire.fake_sglang import chunked, reply, serving, sse
@@ -25,6 +25,7 @@ from tests.wire.fake_sglang import chunked, reply, serving, sse
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ollad.connection import Begun
     from tests.wire.conftest import Running
     from tests.wire.fake_sglang import Exchange as Asked
     from tests.wire.fake_sglang import FakeSGLang
@@ -43,7 +44,7 @@ def chat(content: str = "hello", **more: Any) -> dict[str, Any]:
 
 
 class Ways:
-    """How many requests went which way."""
+    """How many requests went which way; those handed over went both."""
 
     def __init__(self) -> None:
         self.fast = 0
@@ -57,17 +58,22 @@ class Ways:
 @pytest.fixture(autouse=True)
 def ways(monkeypatch: pytest.MonkeyPatch) -> Ways:
     counted = Ways()
-    enter, serve = Traffic.enter, Frame.serve
+    vacate, hand_over, serve = Connection.vacate, Connection.hand_over, Frame.serve
 
-    def counting_enter(self: Traffic, server: Any) -> None:
-        counted.fast += isinstance(server, FastRequest)
-        enter(self, server)
+    def counting_vacate(self: Connection, *, keep_alive: bool) -> None:
+        counted.fast += 1
+        vacate(self, keep_alive=keep_alive)
+
+    def counting_hand_over(self: Connection, begun: Begun) -> None:
+        counted.fast += 1
+        hand_over(self, begun)
 
     async def counting_serve(self: Frame, *args: Any) -> Any:
         counted.ordinary += 1
         return await serve(self, *args)
 
-    monkeypatch.setattr(Traffic, "enter", counting_enter)
+    monkeypatch.setattr(Connection, "vacate", counting_vacate)
+    monkeypatch.setattr(Connection, "hand_over", counting_hand_over)
     monkeypatch.setattr(Frame, "serve", counting_serve)
     return counted
 
