@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-import random
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["HERE", "TREE", "Ports", "State", "free_ports"]
+__all__ = ["HERE", "TREE", "Ports", "State"]
 
 HERE = Path(__file__).parent
 TREE = HERE.parent.parent
 """The root of the project."""
-_CANDIDATES = range(20000, 32768)
-"""Below the ports that Linux gives to outgoing connections, so that no load takes one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +66,3 @@ class Ports:
     def urls(self) -> tuple[str, ...]:
         """The base URLs of the backends."""
         return tuple(f"http://127.0.0.1:{port}" for port in self.backends)
-
-
-def free_ports(count: int) -> tuple[int, ...]:
-    """Ports of 127.0.0.1 that nobody uses now.
-
-    Raises:
-        RuntimeError: if there are not that many.
-    """
-    found: list[int] = []
-    for port in random.sample(_CANDIDATES, len(_CANDIDATES)):
-        if len(found) == count:
-            return tuple(found)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        found.append(port)
-    raise RuntimeError(f"less than {count} free ports on 127.0.0.1")

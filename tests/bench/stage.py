@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from tests.bench.measure import processes_of
 from tests.bench.peers import Place
-from tests.bench.places import Ports, free_ports
+from tests.bench.places import Ports
+from tests.ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

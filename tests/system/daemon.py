@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from tests.system.rig import free_port
+from tests.ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -77,7 +77,7 @@ def running_ollad(
         sections: further top-level sections of the configuration.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    (port,) = free_ports(1)
     config = {"server": {"host": "127.0.0.1", "port": port}, "endpoints": [*endpoints], **sections}
     ollad = Ollad(f"http://127.0.0.1:{port}", folder / "ollad.yaml", folder / "ollad.log")
     ollad.config.write_text(yaml.safe_dump(config, sort_keys=False))

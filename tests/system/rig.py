@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tests.ports import free_ports
+
 __all__ = [
     "SCRIPTS",
     "RigUnavailableError",
     "Server",
     "client_environment",
-    "free_port",
     "kill",
     "python",
     "set_up",
@@ -55,13 +56,6 @@ class Server:
     def port(self) -> int:
         """The TCP port it listens on."""
         return int(self.url.rpartition(":")[2])
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def folder() -> Path:
@@ -109,7 +103,9 @@ def start(
     Raises:
         RigUnavailableError: see ``set_up``.
     """
-    server = Server(name, f"http://127.0.0.1:{port or free_port()}", run)
+    if port is None:
+        (port,) = free_ports(1)
+    server = Server(name, f"http://127.0.0.1:{port}", run)
     environment = {**os.environ, "REALSGL_RUN": str(run), "REALSGL_NAME": model}
     _run([str(SCRIPTS / "up.sh"), str(server.port), *flags], environment, START_SECONDS)
     return server
@@ -119,7 +115,10 @@ def start_all(names: tuple[str, ...], folder: Path) -> tuple[Server, ...]:
     """Start several servers of the same model at once."""
     set_up()
     with ThreadPoolExecutor(len(names)) as threads:
-        jobs = [threads.submit(start, name, folder / name) for name in names]
+        jobs = [
+            threads.submit(start, name, folder / name, port=port)
+            for name, port in zip(names, free_ports(len(names)), strict=True)
+        ]
     if not any(job.exception() for job in jobs):
         return tuple(job.result() for job in jobs)
     for job in jobs:

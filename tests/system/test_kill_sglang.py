@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.ports import free_ports
 from tests.system import rig
 from tests.system.curl import curl, post
 from tests.system.daemon import endpoint, running_ollad
@@ -183,7 +184,7 @@ def test_a_server_told_to_stop_finishes_its_streams(both: Ollad, victim: Server)
 def test_a_server_may_start_after_ollad(generative: tuple[Server, ...], tmp_path: Path) -> None:
     if generative[0].run is None:
         pytest.skip("servers that somebody else started say nothing about how one starts")
-    late = Server("late", f"http://127.0.0.1:{rig.free_port()}", tmp_path / "late")
+    late = Server("late", f"http://127.0.0.1:{free_ports(1)[0]}", tmp_path / "late")
     only = [endpoint(late, check_interval="1s", check_timeout="1s")]
     with running_ollad(only, tmp_path / "ollad", answers="/internal/health") as ollad:
         refused = post(f"{ollad.api}/v1/chat/completions", chat(4, stream=False))

@@ -12,10 +12,10 @@ from urllib.parse import urlencode
 import pytest
 import yaml
 
+from tests.ports import free_ports
 from tests.system import page
 from tests.system.curl import curl
 from tests.system.daemon import wait_until_answered
-from tests.system.rig import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +71,7 @@ def prometheus(ollad: Ollad, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         ],
     }
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    listen = f"127.0.0.1:{free_port()}"
+    listen = f"127.0.0.1:{free_ports(1)[0]}"
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from tests.ports import free_ports
 from tests.system.curl import curl
 from tests.system.daemon import running_ollad, wait_until_answered
-from tests.system.rig import Server, free_port
+from tests.system.rig import Server
 from tests.system.test_prometheus import Prometheus, installed
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def filled(expression: str, values: Mapping[str, str]) -> str:
 @contextmanager
 def simulated(name: str) -> Iterator[Server]:
     """A simulated SGLang server."""
-    url = f"http://127.0.0.1:{(port := free_port())}"
+    url = f"http://127.0.0.1:{(port := free_ports(1)[0])}"
     command = [sys.executable, "-m", "ollad", "simulate", "--port", str(port), "--model", MODEL]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
@@ -102,7 +103,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pro
             job["static_configs"] = [{"targets": [ollad.url.removeprefix("http://")]}]
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
         shutil.copy(ETC / "prometheus" / "ollad.rules.yml", folder)
-        listen = f"127.0.0.1:{free_port()}"
+        listen = f"127.0.0.1:{free_ports(1)[0]}"
         log = stack.enter_context((folder / "log").open("wb"))
         process = subprocess.Popen(
             [

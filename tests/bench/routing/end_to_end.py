@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Final
 
 from tests.bench.install import NotInstalledError, install
 from tests.bench.peers import PyPI
-from tests.bench.places import TREE, State, free_ports
+from tests.bench.places import TREE, State
 from tests.bench.routing.load import Load
 from tests.bench.routing.processes import NotStartedError, announced, running
 from tests.bench.routing.replay import replay
+from tests.ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
