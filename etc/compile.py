@@ -33,6 +33,7 @@ MODULES: Final = (
     "call",
     "closing",
     "conduct",
+    "connection",
     "dispatch",
     "excerpt",
     "familiar",

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import io
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import web
+from aiohttp.http import HttpRequestParser
+from aiohttp.web_protocol import RequestPayloadError
 
 from ollad.errors import GatewayError
-from ollad.patience import PatientHandler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aiohttp import StreamReader, web
+    from aiohttp import StreamReader
 
-__all__ = ["LONG", "receive_body"]
+__all__ = ["LONG", "LendingHandler", "receive_body"]
 
 LONG: Final = 512 * 1024
 """Bytes from which a body is worth the trouble."""
@@ -29,6 +32,37 @@ _AHEAD: Final = 32
 """How many times as much memory is taken as has been filled."""
 _LEAST: Final = 64 * 1024
 """Bytes of memory that are taken at first; also of what is read at once of a body nobody wants."""
+
+
+class LendingHandler(web.RequestHandler):
+    """aiohttp's handler of a connection, whose transport can be lent.
+
+    Args:
+        server: aiohttp's.
+        connection: what the transport talks to.
+        options: for ``web.RequestHandler``.
+    """
+
+    __slots__ = ("connection",)
+
+    def __init__(self, server: web.Server, connection: asyncio.Protocol, **options: Any) -> None:
+        super().__init__(server, **options)
+        self.connection = connection
+
+    def renew_parser(self) -> None:
+        """Parse what comes next as the beginning of a request, whatever has come before."""
+        if self._parser is not None:
+            self._parser = HttpRequestParser(
+                self,
+                self._loop,
+                self._read_bufsize,
+                max_line_size=self.max_line_size,
+                max_field_size=self.max_field_size,
+                max_headers=self.max_headers,
+                payload_exception=RequestPayloadError,
+                auto_decompress=False,
+                max_msg_queue_size=self._max_msg_queue_size,
+            )
 
 
 async def receive_body(
@@ -51,16 +85,16 @@ async def receive_body(
     Raises:
         GatewayError: ``hold`` has refused.
     """
-    connection, transport = request.protocol, request.transport
+    handler, transport = request.protocol, request.transport
     if (
-        not isinstance(connection, PatientHandler)
+        not isinstance(handler, LendingHandler)
         or transport is None
         or request.content.is_eof()
         or "Upgrade" in request.headers  # the parser has to see its end
     ):
         return None
     first = request.content.read_nowait()
-    receiver = _Receiver(connection, transport, request.content, first, length, hold)
+    receiver = _Receiver(handler, transport, request.content, first, length, hold)
     try:
         return await receiver.body()
     finally:
@@ -76,6 +110,7 @@ class _Receiver(asyncio.BufferedProtocol):
         "_connection",
         "_content",
         "_filled",
+        "_handler",
         "_hold",
         "_length",
         "_missing",
@@ -85,14 +120,15 @@ class _Receiver(asyncio.BufferedProtocol):
 
     def __init__(
         self,
-        connection: PatientHandler,
+        handler: LendingHandler,
         transport: asyncio.Transport,
         content: StreamReader,
         first: bytes,
         length: int,
         hold: Callable[[int], None],
     ) -> None:
-        self._connection = connection
+        self._handler = handler
+        self._connection = handler.connection
         self._transport = transport
         self._content = content
         self._length = length
@@ -151,7 +187,7 @@ class _Receiver(asyncio.BufferedProtocol):
         self._filled += nbytes
         self._missing -= nbytes
         if not self._missing:
-            self._connection.renew_parser()
+            self._handler.renew_parser()
             self._transport.set_protocol(self._connection)
             self._content.feed_eof()
             if not self._arrived.done():

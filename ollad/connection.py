@@ -1,62 +1,34 @@
-"""What happens on a client's connection below the application.
+"""The connections of clients, below HTTP.
 
-aiohttp answers what is no HTTP, and what a handler could not answer, in words of its own and logs
-the bytes it could not read, which may hold a key. Here such a request gets the same envelope,
-headers, count and access line as any other.
+A connection gives what arrives to the fast path, and to aiohttp whatever that does not take. Most
+connections never bring anything else, so what aiohttp needs for one (a parser, a task) is made when
+it is first needed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
-from contextlib import suppress
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from aiohttp import HttpVersion10, HttpVersion11, StreamReader, hdrs
-from aiohttp.http import RawRequestMessage, StreamWriter
-from aiohttp.http_exceptions import BadStatusLine, HttpProcessingError
-from aiohttp.web_protocol import _ErrInfo
-
-from ollad.errors import OUR_MISTAKE, GatewayError
-from ollad.framing import HEAD_END
-from ollad.malformed import LONGEST_FIELD, LONGEST_TARGET, InvalidHostError, malformed
-from ollad.patience import PatientHandler
-from ollad.record import RECORD
+from ollad.limits import Refusal, crowded
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping
+    from collections.abc import Callable
 
-    from aiohttp import web
-    from structlog.typing import FilteringBoundLogger
+    from aiohttp.http import RawRequestMessage
 
     from ollad.config.schema import Server
     from ollad.dispatch import Attempt
+    from ollad.errors import GatewayError
+    from ollad.gateway import Gateway
     from ollad.record import RequestRecord
 
-    Refuse = Callable[[web.BaseRequest, GatewayError], web.Response]
-    Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-__all__ = ["Begun", "Connection", "FastPath"]
-
-_VERSIONS: Final = frozenset({HttpVersion10, HttpVersion11})
-_MOST_FIELDS: Final = 128
-
-_HOST: Final = re.compile(
-    r"(?:\[[0-9A-Fa-f:.]+\]|[\w.~!$&'()*+,;=-]*(?:%[0-9A-Fa-f]{2}[\w.~!$&'()*+,;=-]*)*)(?::\d*)?",
-    re.ASCII,
-)
-"""A host, perhaps empty, and perhaps a port (RFC 9110 §7.2, RFC 3986 §3.2.2 but IPvFuture)."""
-
-_LINGER_SECONDS: Final = 10.0
-"""How long the rest of a body nobody wants may take to arrive."""
-
+__all__ = ["Begun", "Connection", "Connections", "FastPath", "Ordinary"]
 
 _COLLECT_SECONDS: Final = 1.0
 """How long the rest of a small body is waited for before aiohttp is left to wait for it."""
 
-_LOST: Final = -1
-"""Bytes missing of a request where nobody counts them."""
+_NEVER: Final = float("inf")
 
 
 class Begun(Protocol):
@@ -87,25 +59,58 @@ class FastPath(Protocol):
     def serve(self, connection: Connection, data: bytes) -> bool:
         """Serve the request that ``data`` begins with; False: it is none of those, yet."""
 
-    def learn(self, message: RawRequestMessage, data: bytes, end: int) -> None:
-        """Remember the head of a request, which ends at ``end`` and has been taken."""
+
+class Ordinary(Protocol):
+    """What serves everything else; told of all that happens on the connection while it exists."""
+
+    @property
+    def closing(self) -> bool:
+        """Whether no further request will be served."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End."""
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has arrived."""
+
+    def pause_writing(self) -> None:
+        """The client does not take what was written."""
+
+    def resume_writing(self) -> None:
+        """The client has taken what was written."""
+
+    def head_late(self) -> None:
+        """A head that has begun to arrive takes too long."""
+
+    def occupant_gone(self) -> None:
+        """The request that was served without it has been answered."""
+
+    def take_over(self, begun: Begun) -> None:
+        """Serve a request, whatever was done for it before."""
+
+    def force_close(self) -> None:
+        """End everything at once."""
 
 
-class Connection(PatientHandler):
+class Connection(asyncio.Protocol):
     """One client's connection.
 
+    A clock runs whenever the client is waited for: from the connection's beginning to the end of
+    its first head, from a reply to the first byte of the next head, and from that to the head's
+    end.
+
     Args:
-        server: aiohttp's server, which keeps the connections and knows the application.
-        loop: the running loop.
-        logger: where unexpected errors go.
-        refuse: makes the response to a request that did not reach the application.
-        known: what serves the requests of a method and a path, of those that need no resolver.
-        limits: how long it may be idle, and the head of a request may take.
         fast: serves what is served without aiohttp.
+        ordinary: makes what serves the rest.
+        limits: how long the connection may be idle, and the head of a request may take.
         opened: the open connections, among which it counts itself.
 
     Attributes:
-        occupant: what serves a request without the task; ``vacate`` or ``hand_over`` ends that.
+        transport: None once the client has gone.
+        occupant: what serves a request without aiohttp; ``vacate`` or ``hand_over`` ends that.
         on_pressure: called whenever what was written begins to wait for the client.
         on_relief: called once, when it waits no longer.
         peer: address of its other end; empty for a unix socket.
@@ -113,125 +118,136 @@ class Connection(PatientHandler):
     """
 
     __slots__ = (
-        "_collecting",
+        "_closing",
+        "_deadline",
+        "_due",
+        "_engaged",
         "_fast",
-        "_handed",
-        "_idle",
-        "_known",
+        "_handler",
+        "_head_begun",
+        "_head_clock",
         "_lacking",
-        "_logger",
-        "_missing",
+        "_limits",
+        "_loop",
         "_opened",
+        "_ordinary",
+        "_paused",
         "_pieces",
-        "_refuse",
-        "_vacancy",
-        "_work",
+        "_timer",
+        "occupant",
         "on_pressure",
         "on_relief",
         "peer",
         "scheme",
+        "transport",
     )
 
     def __init__(
         self,
-        server: web.Server,
-        *,
-        loop: asyncio.AbstractEventLoop,
-        logger: FilteringBoundLogger,
-        refuse: Refuse,
-        known: Mapping[tuple[str, str], Serve],
-        limits: Server,
         fast: FastPath,
+        ordinary: Callable[[Connection], Ordinary],
+        limits: Server,
         opened: set[Connection],
     ) -> None:
-        super().__init__(
-            server,
-            head_seconds=limits.header_timeout,
-            loop=loop,
-            keepalive_timeout=limits.keepalive_timeout,
-            tcp_keepalive=False,  # it comes with the socket that is listened on
-            access_log=None,  # aiohttp's own way to have none
-            auto_decompress=False,
-            max_line_size=LONGEST_TARGET,
-            max_field_size=LONGEST_FIELD,
-            max_headers=_MOST_FIELDS,
-        )
-        self._logger = logger
-        self._refuse = refuse
-        self._known = known
         self._fast = fast
+        self._ordinary = ordinary
+        self._limits = limits
         self._opened = opened
+        self._loop = asyncio.get_running_loop()
+        self.transport: asyncio.Transport | None = None
         self.occupant: Begun | None = None
-        self._handed: Begun | None = None
-        self._idle = True  # as far as the task knows
-        self._work: Coroutine[Any, Any, None] | None = None
-        self._vacancy: asyncio.Future[None] | None = None
-        self._missing = 0  # of the request that has come last; 0: the next bytes begin another
+        self._handler: Ordinary | None = None
+        self._engaged = False  # the handler serves something, or has a part of a request
+        self._closing = False
+        self._paused = False
         self._pieces: list[bytes] = []
         self._lacking = 0
-        self._collecting: asyncio.TimerHandle | None = None
+        self._head_clock = False
+        self._head_begun = False
+        self._deadline = _NEVER
+        self._due = _NEVER
+        self._timer: asyncio.TimerHandle | None = None
         self.on_pressure: Callable[[], None] | None = None
         self.on_relief: Callable[[], None] | None = None
         self.peer = ""
         self.scheme = "http"
 
+    # --- asyncio.Protocol ----------------------------------------------------------------------
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep what every request of the connection would ask its transport for."""
-        super().connection_made(transport)
+        # uvloop's transports do what asyncio's do but are not derived from them
+        self.transport = cast("asyncio.Transport", transport)
         self._opened.add(self)
         peer = transport.get_extra_info("peername")
         self.peer = str(peer[0]) if isinstance(peer, tuple) else str(peer or "")
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = "https"
+        self._head_clock = True
+        self._expect(self._limits.header_timeout)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Let go of what is under way."""
+        self.transport = None
         self._opened.discard(self)
-        begun, self.occupant, self._handed = self.occupant or self._handed, None, None
-        self._stop_collecting()
-        work, self._work = self._work, None
-        if work is not None:
-            work.close()
-        super().connection_lost(exc)
-        if begun is not None:
-            begun.client_gone()
+        self._forget_pieces()
+        self.stop_clock()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        occupant, self.occupant = self.occupant, None
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            handler.connection_lost(exc)
+        if occupant is not None:
+            occupant.client_gone()
+
+    def eof_received(self) -> None:
+        """The client sends no more, which ends the connection."""
 
     def pause_writing(self) -> None:
         """The client does not take what was written."""
-        super().pause_writing()
+        self._paused = True
+        if self._handler is not None:
+            self._handler.pause_writing()
         if self.on_pressure is not None:
             self.on_pressure()
 
     def resume_writing(self) -> None:
         """The client has taken what was written."""
-        super().resume_writing()
+        self._paused = False
+        if self._handler is not None:
+            self._handler.resume_writing()
         relief, self.on_relief = self.on_relief, None
         if relief is not None:
             relief()
-
-    # --- what arrives --------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         """Take requests, those with heads that were seen before without aiohttp."""
         if self._lacking:
             self._collect(data)
         elif (
-            self.occupant is not None
-            or self._missing
-            or not self._idle
-            or self._messages
+            self._engaged
+            or self.occupant is not None
             or self._paused
             or not self._fast.serve(self, data)
         ):
             # something is being served, or it is no request that can be served without aiohttp
             self._receive(data)
 
+    # --- what arrives --------------------------------------------------------------------------
+
     def collect(self, data: bytes, lacking: int) -> None:
         """Keep the beginning of a request of which ``lacking`` bytes are still to come."""
         self.stop_clock()
         self._pieces.append(data)
         self._lacking = lacking
-        self._collecting = self._loop.call_later(_COLLECT_SECONDS, self._receive_collected)
+        self._expect(_COLLECT_SECONDS)
+
+    @property
+    def collecting(self) -> bool:
+        """Whether it has the beginning of a request, and waits for the rest."""
+        return self._lacking > 0
 
     def _collect(self, data: bytes) -> None:
         self._pieces.append(data)
@@ -239,283 +255,172 @@ class Connection(PatientHandler):
         if self._lacking > 0:
             return
         whole = b"".join(self._pieces)
-        self._stop_collecting()
+        self._forget_pieces()
         self.data_received(whole)
 
-    def _stop_collecting(self) -> None:
+    def _forget_pieces(self) -> None:
         self._pieces.clear()
         self._lacking = 0
-        if self._collecting is not None:
-            self._collecting.cancel()
-            self._collecting = None
-
-    def _receive_collected(self) -> None:
-        data = b"".join(self._pieces)
-        self._stop_collecting()
-        self._receive(data)
 
     def _receive(self, data: bytes) -> None:
-        """Leave bytes to aiohttp, but take no request after which the next has no certain place.
+        if self._closing:
+            return  # no further request will be served
+        handler = self._handler
+        if handler is None:
+            handler = self._make_handler()
+        self._engaged = True
+        handler.data_received(data)
 
-        llhttp takes a request line without a version, and ones of HTTP/0.9 and 2.0, as if they were
-        of 1.1; and behind a request with ``Upgrade`` aiohttp loses what came in the same segment.
-        A ``Host`` that is none is refused too (RFC 9112 §3.2); aiohttp refuses two, and none at
-        all.
-        """
-        queued = len(self._messages)
-        super().data_received(data)
-        for place in range(queued, len(self._messages)):
-            message, body = self._messages[place]
-            if not isinstance(message, RawRequestMessage):
-                continue
-            if message.version not in _VERSIONS:
-                self._messages[place] = (_ErrInfo(400, BadStatusLine(), ""), body)
-            elif not _HOST.fullmatch(message.headers.get(hdrs.HOST, "")):
-                self._messages[place] = (_ErrInfo(400, InvalidHostError(""), ""), body)
-            elif message.upgrade:
-                self._messages[place] = (message._replace(should_close=True), body)
-        if self._missing > 0:
-            self._missing = max(_LOST, self._missing - len(data))
-        elif self._missing == 0 and data:
-            self._missing = self._rest(data, queued)
-
-    def _rest(self, data: bytes, queued: int) -> int:
-        """Bytes missing of the request that ``data`` begins; ``_LOST`` if it is not only one.
-
-        Args:
-            data: from the beginning of a request.
-            queued: how many requests were waiting before.
-        """
-        if len(self._messages) != queued + 1:
-            return _LOST
-        message, _ = self._messages[-1]
-        if not isinstance(message, RawRequestMessage) or message.chunked or message.upgrade:
-            return _LOST
-        end = data.find(HEAD_END) + len(HEAD_END)
-        rest = end + int(message.headers.get(hdrs.CONTENT_LENGTH, 0)) - len(data)
-        if rest == 0:
-            self._fast.learn(message, data, end)
-        return max(_LOST, rest)
-
-    def resume_reading(self, resume_parser: bool = True) -> None:
-        """Read on, if reading was paused at all: the reader of each small body asks for it."""
-        if self._reading_paused:
-            super().resume_reading(resume_parser)
-
-    def renew_parser(self) -> None:
-        """Parse what comes next as the beginning of a request, whatever has come before."""
-        super().renew_parser()
-        self._missing = 0
+    def _make_handler(self) -> Ordinary:
+        transport = self.transport
+        if transport is None:
+            raise ConnectionResetError("The client has gone.")
+        handler = self._handler = self._ordinary(self)
+        handler.connection_made(transport)
+        if self._paused:
+            handler.pause_writing()
+        return handler
 
     # --- what is served without aiohttp --------------------------------------------------------
 
     @property
     def closing(self) -> bool:
         """Whether no further request will be served."""
-        return self._close or self._force_close
+        return self._closing or (self._handler is not None and self._handler.closing)
 
     def vacate(self, *, keep_alive: bool) -> None:
         """The occupant has answered; the connection may be used again if ``keep_alive``."""
         self.occupant = None
-        if not keep_alive or self._close:
+        if not keep_alive or self.closing:
             self.force_close()
             return
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        if self._keepalive_handle is None:
-            self._await_another()
-        if self._vacancy is not None:
-            self._tell_vacancy()
+        self._expect(self._limits.keepalive_timeout)
+        if self._engaged and self._handler is not None:
+            self._handler.occupant_gone()
 
     def hand_over(self, begun: Begun) -> None:
-        """Have a request served by the task of the connection, whatever was done for it before."""
+        """Have aiohttp serve a request, whatever was done for it before."""
         self.occupant = None
-        if self.transport is None or self._force_close:
+        transport = self.transport
+        if transport is None or transport.is_closing():
             begun.client_gone()
             return
-        self._handed = begun
-        # with a limit that the body does not reach: nothing is to be paused for what is here
-        body = StreamReader(self, len(begun.body), loop=self._loop)
-        body.feed_data(begun.body)
-        body.feed_eof()
-        self._messages.appendleft((begun.message, body))
-        self._wake()
-        self._tell_vacancy()
-
-    def take_begun(self) -> Begun | None:
-        """What was done before for the request that is served now; given once."""
-        begun, self._handed = self._handed, None
-        return begun
-
-    def run(self, work: Coroutine[Any, Any, None]) -> None:
-        """Have the task of the connection, which has nothing to do, carry out ``work``."""
-        self._work = work
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def _tell_vacancy(self) -> None:
-        if self._vacancy is not None and not self._vacancy.done():
-            self._vacancy.set_result(None)
-
-    def _process_keepalive(self) -> None:
-        """Close the connection if it is idle, which it is not while it waits for its occupant."""
-        if self.occupant is not None or self._lacking:
-            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        super()._process_keepalive()
-
-    def _expect_another(self) -> None:
-        """Let the time run within which another request has to come."""
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        if self._keepalive_handle is None:
-            self._await_another()
-
-    def _await_another(self) -> None:
-        closing = self._next_keepalive_close_time
-        self._keepalive_handle = self._loop.call_at(closing, self._process_keepalive)
+        handler = self._handler
+        if handler is None:
+            handler = self._make_handler()
+        self._engaged = True
+        handler.take_over(begun)
 
     # --- what is served with aiohttp -----------------------------------------------------------
 
-    async def start(self) -> None:
-        """Serve the connection's requests, one after the other.
+    def expect_another(self, *, clean: bool) -> None:
+        """Let the time run within which another request has to come.
 
-        Requests for known paths are served right here, which saves what aiohttp does for each: a
-        task, and the waiting for it. The first that is anything else hands the connection over
-        to aiohttp, for good.
+        Args:
+            clean: whether the handler has nothing of that yet.
         """
-        try:
-            while not self._force_close:
-                if self._messages:
-                    await asyncio.sleep(0)  # whoever pipelines must not keep all others waiting
-                elif self._work is None:
-                    await self._message()
-                if not await self._ready():
-                    continue
-                self._idle = False
-                serve = self._known_server()
-                if serve is None:
-                    self._missing = _LOST
-                    await super().start()
-                    return
-                if not await self._serve(serve):
-                    break
-        except asyncio.CancelledError:
+        self._expect(self._limits.keepalive_timeout)
+        if clean:
+            self._engaged = False
+
+    def expect_rest_of_head(self) -> None:
+        """Let the time run, if it does not yet, within which the rest of a head has to come."""
+        self._head_begun = True
+        if not self._head_clock:
+            self._head_clock = True
+            self._expect(self._limits.header_timeout)
+
+    # --- how long ------------------------------------------------------------------------------
+
+    def stop_clock(self) -> None:
+        """The client is not waited for."""
+        self._deadline = _NEVER
+        self._head_clock = self._head_begun = False
+
+    def _expect(self, seconds: float) -> None:
+        # A deadline that moves on leaves the timer where it is: most are put off again and again.
+        self._deadline = self._loop.time() + seconds
+        if self._timer is None:
+            self._set_timer(seconds)
+        elif self._deadline < self._due:
+            self._timer.cancel()
+            self._set_timer(seconds)
+
+    def _set_timer(self, seconds: float) -> None:
+        self._due = self._deadline
+        self._timer = self._loop.call_later(seconds, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        if self._deadline == _NEVER:
+            return
+        left = self._deadline - self._loop.time()
+        if left > 0:
+            self._set_timer(left)
+        elif self._lacking:
+            data = b"".join(self._pieces)
+            self._forget_pieces()
+            self.stop_clock()
+            self._receive(data)
+        elif self._head_begun and self._handler is not None:
+            self.stop_clock()
+            self._handler.head_late()
+        else:
             self.force_close()
-            raise
-        if self.transport is not None and not self._force_close:
+
+    # --- the end -------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Serve no further request; end at once if none is being served."""
+        self._closing = True
+        if self.occupant is None and self._handler is None:
+            self.force_close()
+
+    def force_close(self) -> None:
+        """End at once, once what was written has been taken."""
+        if self._handler is not None:
+            self._handler.force_close()
+        elif self.transport is not None:
             self.transport.close()
 
-    async def _ready(self) -> bool:
-        """Whether the next request can be served; waits for what is in its way."""
-        work, self._work = self._work, None
-        if work is not None:
-            await work
-        elif self.occupant is not None:
-            self._vacancy = self._loop.create_future()
-            try:
-                await self._vacancy
-            finally:
-                self._vacancy = None
-        elif self._paused:
-            await self._drain_helper()
-        else:
-            return bool(self._messages)
-        return False
 
-    async def _message(self) -> None:
-        """Wait until a request's head has arrived."""
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+class Connections:
+    """Accepts connections; those that are open.
 
-    def _known_server(self) -> Serve | None:
-        """What serves the next request, if that is simple and its path known."""
-        message, _ = self._messages[0]
-        if not isinstance(message, RawRequestMessage) or message.upgrade:
-            return None
-        serve = self._known.get((message.method, message.path))
-        return None if hdrs.EXPECT in message.headers else serve
+    Args:
+        gateway: the running daemon, whose configuration tells how many there may be.
+        fast: serves what is served without aiohttp.
+        ordinary: makes what serves the rest of a connection's requests.
+        bounded: whether ``server.max_connections`` holds here.
+    """
 
-    async def _serve(self, serve: Serve) -> bool:
-        """Serve the next request; whether the connection may be used again."""
-        message, body = self._messages.popleft()
-        task = self._task_handler
-        if self._parser is None or self._request_factory is None or task is None:
-            return False  # lost by now
-        if self._handed is None:
-            self._parser.message_consumed()
-        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
-            self._resume_reading_if_drained()
-        request = cast(
-            "web.Request",  # which an application makes of what it is given
-            self._request_factory(message, body, self, StreamWriter(self, self._loop), task),  # type: ignore[arg-type]
-        )
-        self._current_request = request
-        self._request_in_progress = True
-        try:
-            response = await serve(request)
-            await response.write_eof()
-        except ConnectionError:
-            return False
-        except Exception as error:  # noqa: BLE001 - the connection's task is nobody else's to watch
-            self.log_exception("a request broke its connection", exc_info=error)
-            self.force_close()
-            return False
-        finally:
-            self._current_request = None
-            self._request_in_progress = False
-            if self._handler_waiter is not None and not self._handler_waiter.done():
-                self._handler_waiter.set_result(None)
-        if not body.is_eof():
-            await self._pass_over(body)
-        self._keepalive = bool(response.keep_alive)
-        if not self._keepalive or self._close or not body.is_eof():
-            return False
-        self._expect_another()
-        self._idle = True
-        return True
-
-    async def _pass_over(self, body: StreamReader) -> None:
-        """Read what is left of a body nobody wants, for a while.
-
-        A connection that is closed before is reset, and its response may be lost with that.
-        """
-        with suppress(TimeoutError, ConnectionError):
-            async with asyncio.timeout(_LINGER_SECONDS):
-                while not body.is_eof() and not self._force_close:
-                    await body.readany()
-
-    def handle_error(
+    def __init__(
         self,
-        request: web.BaseRequest,
-        status: int = HTTPStatus.INTERNAL_SERVER_ERROR,  # noqa: ARG002 - the error says it
-        exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002 - quotes the bytes that were received
-    ) -> web.StreamResponse:
-        """Answer a request that could not be parsed, or that broke its handler.
+        gateway: Gateway,
+        fast: FastPath,
+        ordinary: Callable[[Connection], Ordinary],
+        *,
+        bounded: bool,
+    ) -> None:
+        self._gateway = gateway
+        self._fast = fast
+        self._ordinary = ordinary
+        self._bounded = bounded
+        self._opened: set[Connection] = set()
 
-        Raises:
-            ConnectionError: there is no way to answer; the connection is closed.
-        """
-        if isinstance(exc, ConnectionError):
-            raise exc
-        if isinstance(exc, HttpProcessingError):
-            error: GatewayError = malformed(exc)
-        else:
-            self._logger.error("unexpected error below the application", exc_info=exc)
-            error = GatewayError(OUR_MISTAKE)
-        record = request.get(RECORD)
-        if request.writer.output_size or (record is not None and record.status):
-            raise ConnectionResetError("A response has begun already.")
-        return self._refuse(request, error)
+    def accept(self) -> asyncio.Protocol:
+        """What a connection that has just been made talks to."""
+        limits = self._gateway.runtime.config.server
+        if self._bounded and 0 < limits.max_connections <= len(self._opened):
+            return Refusal(crowded(limits.max_connections))
+        return Connection(self._fast, self._ordinary, limits, self._opened)
 
-    def log_exception(self, *args: Any, **options: Any) -> None:
-        """Log what aiohttp could not handle, by structlog."""
-        self._logger.error(
-            "unexpected error on a connection",
-            exc_info=options.get("exc_info", True),
-            detail=str(args[0]) if args else None,
-        )
+    def close(self) -> None:
+        """Have no further requests served."""
+        for connection in tuple(self._opened):
+            connection.close()
+
+    def force_close(self) -> None:
+        """End them all."""
+        for connection in tuple(self._opened):
+            connection.force_close()

@@ -35,7 +35,8 @@ from ollad.replies import ClientSink
 from ollad.serving import concluded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Coroutine, Iterable
+    from typing import Any
 
     from aiohttp import HttpVersion, web
     from aiohttp.http import RawRequestMessage
@@ -86,6 +87,7 @@ class FastPath:
         self.logger = logger
         self.access = access
         self._heads: FamiliarHeads[Familiar] = FamiliarHeads(_HEADS, _LONGEST_HEAD)
+        self._connecting: set[asyncio.Task[None]] = set()
         self._routes = {
             (method, route.path): route
             for route in routes
@@ -142,6 +144,19 @@ class FastPath:
         FastRequest(self, familiar, connection, data[end:]).begin()
         return True
 
+    def connect(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begin what connects to a backend for a request."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+        return task
+
+    async def close(self) -> None:
+        """Connect to no backend any more."""
+        for task in self._connecting:
+            task.cancel()
+        await asyncio.gather(*self._connecting, return_exceptions=True)
+
 
 class FastRequest:
     """One request on the fast path.
@@ -164,7 +179,7 @@ class FastRequest:
 
     refusal: GatewayError | None = None
     attempt: Attempt | None = None
-    _connecting: asyncio.Timeout | None = None
+    _connecting: asyncio.Task[None] | None = None
     _exchange: Exchange | None = None
     _served: tuple[float, bool] | None = None
     _sink: ClientSink | None = None
@@ -252,27 +267,20 @@ class FastRequest:
         pool, head = self._origin.upstream_head(call, backend, relay)
         upstream = pool.take()
         if upstream is None:
-            connection.run(self._connect(exchange, pool, head))
+            self._connecting = self._fast.connect(self._connect(exchange, pool, head))
         else:
             exchange.send(upstream, head, call.body, head_only=False)
 
     async def _connect(self, exchange: Exchange, pool: ConnectionPool, head: bytes) -> None:
-        if self._exchange is not exchange:
-            return  # nobody wants it any more
         relay = self._fast.gateway.dispatcher.relay
         try:
-            async with asyncio.timeout(None) as self._connecting:
-                upstream = await relay.connected(
-                    pool, self._runtime.config.proxy, exchange.deadline
-                )
-        except TimeoutError:
-            return  # `cancel` has handed it over
-        except Exception as error:  # noqa: BLE001 - the connection's task is what it must not reach
+            upstream = await relay.connected(pool, self._runtime.config.proxy, exchange.deadline)
+        except Exception as error:  # noqa: BLE001 - nobody else looks at the task
+            self._connecting = None
             if not exchange.done:
                 self.exchange_failed(error)
             return
-        finally:
-            self._connecting = None
+        self._connecting = None
         if isinstance(upstream, Fault):
             self.exchange_ended(upstream)
         elif exchange.done:
@@ -377,10 +385,10 @@ class FastRequest:
             # else it was handed over before, and is answered as what is cut
             self._give_up()
             self.protocol.hand_over(self)
-            if self._connecting is not None:
-                self._connecting.reschedule(0.0)
 
     def _give_up(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
         _, sink, attempt = self._let_go()
         if sink is not None:
             sink.catch_up()

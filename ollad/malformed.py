@@ -8,6 +8,7 @@ from aiohttp.http_exceptions import (
     BadHttpMessage,
     BadHttpMethod,
     BadStatusLine,
+    HttpProcessingError,
     InvalidHeader,
     InvalidURLError,
     LineTooLong,
@@ -19,18 +20,28 @@ from ollad.errors import (
     RequestTimeoutError,
     UriTooLongError,
 )
-from ollad.patience import HeadTimeoutError
 
 if TYPE_CHECKING:
-    from aiohttp.http_exceptions import HttpProcessingError
-
     from ollad.errors import GatewayError
 
-__all__ = ["LONGEST_FIELD", "LONGEST_TARGET", "InvalidHostError", "malformed"]
+__all__ = [
+    "LONGEST_FIELD",
+    "LONGEST_TARGET",
+    "HeadTimeoutError",
+    "InvalidHostError",
+    "malformed",
+]
 
 LONGEST_TARGET: Final = 8190
 LONGEST_FIELD: Final = 16380
 """Bytes of one header's name and value; not the same as for the target, so that errors differ."""
+
+
+class HeadTimeoutError(HttpProcessingError):
+    """The head of a request did not arrive in time; handled as one that could not be parsed."""
+
+    code = 408
+    message = "Request Timeout"
 
 
 class InvalidHostError(BadHttpMessage):

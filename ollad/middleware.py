@@ -16,12 +16,12 @@ from aiohttp.http_exceptions import PayloadEncodingError
 
 from ollad.announcement import PREFIX, announcement
 from ollad.closing import close_record, note_cut, send_held
-from ollad.connection import Connection
 from ollad.dispatch import ATTEMPTED
 from ollad.entrance import enter, leave
 from ollad.errors import OUR_MISTAKE, BadRequestError, GatewayError, UnavailableError
 from ollad.gateway import GATEWAY
 from ollad.headers import client_address, new_request_id, valid_request_id
+from ollad.ordinary import OrdinaryHandler
 from ollad.outgoing import SentReply, WholeReply
 from ollad.record import RECORD, RequestRecord
 from ollad.relay.cut import reset
@@ -146,8 +146,8 @@ def refuse_malformed(
 
 def _begun(request: web.Request) -> Begun | None:
     """What has been done for the request before it came here."""
-    connection = request.protocol
-    return connection.take_begun() if isinstance(connection, Connection) else None
+    handler = request.protocol
+    return handler.take_begun() if isinstance(handler, OrdinaryHandler) else None
 
 
 def _current_task() -> asyncio.Task[Any]:
@@ -163,9 +163,10 @@ def _new_id(gateway: Gateway) -> str:
 
 def _open_record(request: web.Request, gateway: Gateway, family: str) -> RequestRecord:
     headers = request.headers
-    connection = request.protocol
-    # requests that did not come through a listener of ollad's have no such connection
-    peer = connection.peer if isinstance(connection, Connection) else request.remote or ""
+    handler = request.protocol
+    # requests that did not come through a listener of ollad's have no such handler
+    connection = handler.connection if isinstance(handler, OrdinaryHandler) else None
+    peer = request.remote or "" if connection is None else connection.peer
     client = peer
     if "X-Forwarded-For" in headers and peer in (trusted := gateway.runtime.trusted_proxies):
         hops = ",".join(headers.getall("X-Forwarded-For"))
@@ -178,7 +179,7 @@ def _open_record(request: web.Request, gateway: Gateway, family: str) -> Request
         request.method,
         request.path,
         peer,
-        connection.scheme if isinstance(connection, Connection) else request.scheme,
+        request.scheme if connection is None else connection.scheme,
         family,
     )
 

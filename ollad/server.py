@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from ollad.affinity import AFFINITY, Affinity
-from ollad.connection import Connection
+from ollad.connection import Connections
 from ollad.errors import ListenError, MethodNotAllowedError, NotFoundError
 from ollad.fastpath import FastPath
 from ollad.gateway import GATEWAY
 from ollad.handlers import ROUTES
 from ollad.handlers.models import CATALOGUE, ModelCatalogue
-from ollad.limits import Refusal, crowded
 from ollad.middleware import Frame, announce, refuse_malformed
+from ollad.ordinary import OrdinaryHandler
 
 if TYPE_CHECKING:
     import ssl
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from ollad.connection import Serve
+    from ollad.connection import Connection
     from ollad.errors import GatewayError
     from ollad.gateway import Gateway
     from ollad.handlers import Handler, Route
+    from ollad.ordinary import Serve
 
 __all__ = ["Listener", "listening", "make_application"]
 
@@ -138,24 +139,21 @@ async def listening(
     loop = asyncio.get_running_loop()
     known = _known(app)
     fast = FastPath(app, _served(app), logger, access=access)
-    opened: set[Connection] = set()
 
-    def connect() -> asyncio.Protocol:
+    def ordinary(connection: Connection) -> OrdinaryHandler:
         if runner.server is None:
             raise RuntimeError("the runner has been set up")
-        limits = gateway.runtime.config.server
-        if bounded and 0 < limits.max_connections <= len(opened):
-            return Refusal(crowded(limits.max_connections))
-        return Connection(
+        return OrdinaryHandler(
             runner.server,
-            loop=loop,
+            connection,
+            keepalive_seconds=gateway.runtime.config.server.keepalive_timeout,
             logger=logger,
             refuse=refuse,
             known=known,
-            limits=limits,
-            fast=fast,
-            opened=opened,
+            learner=fast,
         )
+
+    connections = Connections(gateway, fast, ordinary, bounded=bounded)
 
     options: dict[str, Any] = {"backlog": _BACKLOG}
     if tls is not None:
@@ -165,8 +163,8 @@ async def listening(
     try:
         try:
             servers = [
-                await loop.create_server(connect, sock=one, **options) for one in sockets
-            ] or [await loop.create_server(connect, host, port, **options)]
+                await loop.create_server(connections.accept, sock=one, **options) for one in sockets
+            ] or [await loop.create_server(connections.accept, host, port, **options)]
         except (OSError, UnicodeError) as error:  # UnicodeError: no host name
             raise ListenError(_reason(error)) from error
         listener = Listener(servers)
@@ -175,7 +173,10 @@ async def listening(
         finally:
             listener.close()
     finally:
+        connections.close()
         await runner.cleanup()
+        connections.force_close()
+        await fast.close()
 
 
 def _served(app: web.Application) -> tuple[Route, ...]:

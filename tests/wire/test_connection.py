@@ -13,9 +13,9 @@ import pytest
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
 
-import ollad.connection
 from ollad.config.schema import Server
 from ollad.connection import Connection
+from ollad.ordinary import OrdinaryHandler
 from tests.wire.byte_client import connect, until
 from tests.wire.conftest import PREFIX, endpoint, running
 from tests.wire.fake_sglang import STREAM_HEAD, chunked, event_bytes
@@ -53,6 +53,20 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Connection]:
         connection_made(self, transport)
 
     monkeypatch.setattr(Connection, "connection_made", noting)
+    return found
+
+
+@pytest.fixture
+def handlers(monkeypatch: pytest.MonkeyPatch) -> list[OrdinaryHandler]:
+    """Those that are made for connections; to be asked for before they are."""
+    found: list[OrdinaryHandler] = []
+    connection_made = OrdinaryHandler.connection_made
+
+    def noting(self: OrdinaryHandler, transport: asyncio.BaseTransport) -> None:
+        found.append(self)
+        connection_made(self, transport)
+
+    monkeypatch.setattr(OrdinaryHandler, "connection_made", noting)
     return found
 
 
@@ -145,7 +159,7 @@ async def test_where_requests_are_cut_makes_no_difference(
 
 @pytest.mark.parametrize("framing", ["sized", "chunked"])
 async def test_a_body_may_come_long_after_its_head(
-    framing: str, fake: FakeSGLang, ollad: Running, made: list[Connection]
+    framing: str, fake: FakeSGLang, ollad: Running, handlers: list[OrdinaryHandler]
 ) -> None:
     fake.scripts[OPAQUE] = echo
     head, body = post().split(b"\r\n\r\n")
@@ -156,7 +170,7 @@ async def test_a_body_may_come_long_after_its_head(
     async with connect(ollad.port) as client:
         await client.send(head + b"\r\n\r\n")
         for piece in pieces:
-            await until(lambda: made[0]._request_in_progress)
+            await until(lambda: any(one._request_in_progress for one in handlers))
             await asyncio.sleep(0.01)
             assert fake.requests == []
             await client.send(piece)
@@ -308,7 +322,7 @@ async def test_a_refused_body_that_is_there_does_not_cost_the_connection(
 async def test_a_client_that_stops_sending_what_was_refused_is_left(
     small: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ollad.connection, "_LINGER_SECONDS", 0.05)
+    monkeypatch.setattr("ollad.ordinary._LINGER_SECONDS", 0.05)
     async with connect(small.port) as client:
         await client.send(too_much())
         assert (await read_reply(client.reader)).status == 413
@@ -340,7 +354,7 @@ async def test_an_unwanted_body_whose_framing_breaks_ends_its_connection(
     ollad: Running, log: LogLines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del log
-    monkeypatch.setattr("ollad.connection._LINGER_SECONDS", 0.05)
+    monkeypatch.setattr("ollad.ordinary._LINGER_SECONDS", 0.05)
     head, rest = BROKEN
     async with connect(ollad.port) as client:
         await client.send(head.replace(b"application/json", b"text/plain"))
@@ -350,14 +364,14 @@ async def test_an_unwanted_body_whose_framing_breaks_ends_its_connection(
 
 
 async def test_a_wanted_body_whose_framing_breaks_reaches_no_backend(
-    fake: FakeSGLang, ollad: Running, made: list[Connection]
+    fake: FakeSGLang, ollad: Running, handlers: list[OrdinaryHandler]
 ) -> None:
     async with connect(ollad.port) as client:
         for piece in BROKEN:
             await client.send(piece)
-            await until(lambda: made[0]._request_in_progress)
-        await until(lambda: len(made[0]._messages) == 1)
-    await until(lambda: made[0].transport is None)
+            await until(lambda: any(one._request_in_progress for one in handlers))
+        await until(lambda: len(handlers[0]._messages) == 1)
+    await until(lambda: handlers[0].transport is None)
     assert fake.requests == []
 
 
@@ -366,7 +380,12 @@ async def test_a_wanted_body_whose_framing_breaks_reaches_no_backend(
 
 @pytest.mark.parametrize("stage", ["head", "body", "waiting", "streaming", "pipelined"])
 async def test_a_client_that_leaves_ends_what_it_asked_for(
-    stage: str, fake: FakeSGLang, log: LogLines, ollad: Running, made: list[Connection]
+    stage: str,
+    fake: FakeSGLang,
+    log: LogLines,
+    ollad: Running,
+    made: list[Connection],
+    handlers: list[OrdinaryHandler],
 ) -> None:
     gone = asyncio.Event()
 
@@ -380,9 +399,9 @@ async def test_a_client_that_leaves_ends_what_it_asked_for(
     async with connect(ollad.port) as client:
         if stage in ("head", "body"):
             await client.send(post()[: {"head": 30, "body": -3}[stage]])
-            await until(lambda: len(made) == 1)
+            await until(lambda: len(handlers) == 1)
             if stage == "body":
-                await until(lambda: made[0]._request_in_progress)
+                await until(lambda: handlers[0]._request_in_progress)
         else:
             await client.send(post() * (3 if stage == "pipelined" else 1))
             await until(lambda: len(fake.requests) == 1)
@@ -455,13 +474,12 @@ async def test_a_connection_that_was_idle_for_long_is_closed(
         await client.send(get(KNOWN))
         await answers(client, 1)
         (connection,) = made
-        assert connection._next_keepalive_close_time > asyncio.get_running_loop().time()
-        assert connection._keepalive_handle is not None
-        connection._process_keepalive()
+        assert connection._timer is not None
+        connection._ring()
         await client.send(get(KNOWN))
         await answers(client, 1)  # it was not yet time
-        connection._next_keepalive_close_time = 0.0
-        connection._process_keepalive()
+        connection._deadline = 0.0
+        connection._ring()
         assert await client.reader.read() == b""
 
 
@@ -554,13 +572,13 @@ async def test_many_pipelined_requests_do_not_keep_others_waiting(
 ) -> None:
     served: list[int] = []
     turn = 0
-    serve = Connection._serve
+    serve = OrdinaryHandler._serve
 
-    async def noting(self: Connection, *args: Any) -> bool:
+    async def noting(self: OrdinaryHandler, *args: Any) -> bool:
         served.append(turn)
         return await serve(self, *args)
 
-    monkeypatch.setattr(Connection, "_serve", noting)
+    monkeypatch.setattr(OrdinaryHandler, "_serve", noting)
     async with connect(ollad.port) as client:
         client.writer.write(get("/internal/health") * 300)
         reading = asyncio.create_task(answers(client, 300))
@@ -598,45 +616,50 @@ USED = {
     "_handler_waiter",
     "_keepalive",
     "_keepalive_handle",
-    "_keepalive_timeout",
     "_loop",
     "_messages",
     "_msg_queue_resume_size",
-    "_next_keepalive_close_time",
     "_parser",
     "_paused",
     "_process_keepalive",
     "_reading_paused",
+    "_request_count",
     "_request_factory",
     "_request_in_progress",
     "_resume_reading_if_drained",
     "_task_handler",
     "_waiter",
 }
-"""aiohttp's private names that ``ollad.connection`` uses."""
+"""aiohttp's private names that ``ollad.ordinary`` uses."""
 
 
 def private_names() -> Iterator[str]:
-    """Those that ``Connection`` says it uses, without its own."""
-    for node in ast.walk(ast.parse(inspect.getsource(Connection))):
+    """Those that ``OrdinaryHandler`` says it uses or replaces, without its own."""
+    for name in vars(OrdinaryHandler):
+        if name.startswith("_") and not name.startswith("__") and hasattr(web.RequestHandler, name):
+            yield name
+    for node in ast.walk(ast.parse(inspect.getsource(OrdinaryHandler))):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            own = node.attr in vars(Connection) and not hasattr(web.RequestHandler, node.attr)
+            own = node.attr in vars(OrdinaryHandler) and not hasattr(web.RequestHandler, node.attr)
             if node.value.id == "self" and node.attr.startswith("_") and not own:
                 yield node.attr
 
 
-def test_what_a_connection_uses_of_aiohttp_is_listed_here() -> None:
+def test_what_a_handler_uses_of_aiohttp_is_listed_here() -> None:
     assert set(private_names()) == USED
 
 
 @pytest.mark.parametrize("name", sorted(USED))
-def test_aiohttp_still_has_what_a_connection_uses(name: str) -> None:
+def test_aiohttp_still_has_what_a_handler_uses(name: str) -> None:
     owners = [owner for owner in web.RequestHandler.__mro__ if name in vars(owner)]
-    assert owners, f"this aiohttp has no RequestHandler.{name}; see ollad/connection.py"
+    assert owners, f"this aiohttp has no RequestHandler.{name}; see ollad/ordinary.py"
 
 
-async def test_aiohttp_still_works_as_a_connection_expects(
-    fake: FakeSGLang, ollad: Running, made: list[Connection], monkeypatch: pytest.MonkeyPatch
+async def test_aiohttp_still_works_as_a_handler_expects(
+    fake: FakeSGLang,
+    ollad: Running,
+    handlers: list[OrdinaryHandler],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """That requests come through the queue, and that the long way is taken by choice only."""
     fake.scripts[OPAQUE] = echo
@@ -649,22 +672,22 @@ async def test_aiohttp_still_works_as_a_connection_expects(
 
     monkeypatch.setattr(web.RequestHandler, "start", noting)
     messages: list[Any] = []
-    known_server = Connection._known_server
+    known_server = OrdinaryHandler._known_server
 
-    def peeking(self: Connection) -> Any:
+    def peeking(self: OrdinaryHandler) -> Any:
         messages.append(self._messages[0][0])
         assert self._parser is not None
         assert callable(self._parser.message_consumed)
         return known_server(self)
 
-    monkeypatch.setattr(Connection, "_known_server", peeking)
+    monkeypatch.setattr(OrdinaryHandler, "_known_server", peeking)
     async with connect(ollad.port) as client:
         await client.send(numbered(1) + get(KNOWN))
         await answers(client, 2)
         assert long_way == []
         await client.send(get(UNKNOWN))
         await answers(client, 1)
-        assert long_way == made
+        assert long_way == handlers
     assert all(isinstance(message, RawRequestMessage) for message in messages)
     assert [(message.method, message.path) for message in messages] == [
         ("POST", PREFIX + OPAQUE),

@@ -13,8 +13,7 @@ import pytest
 
 from ollad import connection as connections
 from ollad.config.schema import ApiKey, Auth, Proxy, Routing, Server
-from ollad.connection import Connection
-from ollad.fastpath import FastRequest
+from ollad.fastpath import FastPath, FastRequest
 from ollad.gateway import make_runtime
 from ollad.middleware import Frame
 from ollad.relay.underway import Exchange
@@ -25,7 +24,7 @@ from tests.wire.fake_sglang import chunked, reply, serving, sse
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ollad.connection import Begun
+    from ollad.connection import Connection
     from tests.wire.conftest import Running
     from tests.wire.fake_sglang import Exchange as Asked
     from tests.wire.fake_sglang import FakeSGLang
@@ -58,22 +57,25 @@ class Ways:
 @pytest.fixture(autouse=True)
 def ways(monkeypatch: pytest.MonkeyPatch) -> Ways:
     counted = Ways()
-    vacate, hand_over, serve = Connection.vacate, Connection.hand_over, Frame.serve
+    serve = Frame.serve
 
-    def counting_vacate(self: Connection, *, keep_alive: bool) -> None:
-        counted.fast += 1
-        vacate(self, keep_alive=keep_alive)
+    class CountingFastPath:
+        def __init__(self, *args: Any, **options: Any) -> None:
+            path = FastPath(*args, **options)
+            self._serve = path.serve
+            self.learn = path.learn
+            self.close = path.close
 
-    def counting_hand_over(self: Connection, begun: Begun) -> None:
-        counted.fast += 1
-        hand_over(self, begun)
+        def serve(self, connection: Connection, data: bytes) -> bool:
+            taken = self._serve(connection, data)
+            counted.fast += taken and not connection.collecting
+            return taken
 
     async def counting_serve(self: Frame, *args: Any) -> Any:
         counted.ordinary += 1
         return await serve(self, *args)
 
-    monkeypatch.setattr(Connection, "vacate", counting_vacate)
-    monkeypatch.setattr(Connection, "hand_over", counting_hand_over)
+    monkeypatch.setattr("ollad.server.FastPath", CountingFastPath)
     monkeypatch.setattr(Frame, "serve", counting_serve)
     return counted
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import ollad.connection as ollad_connection
 import ollad.fastpath as ollad_fastpath
 from ollad.config.schema import Server
+from ollad.ordinary import OrdinaryHandler
 from tests.compiled import text_only
 from tests.wire.byte_client import connect, until
 from tests.wire.conftest import endpoint, running
@@ -185,17 +185,17 @@ async def test_a_request_that_was_handed_over_is_cut_once(fake: FakeSGLang, olla
     fake.scripts[OPAQUE] = [reply({}), reply({})]
     async with connect(ollad.port) as client:
         await ask(client, post())
-        hand_over = ollad_connection.Connection.hand_over
+        take_over = OrdinaryHandler.take_over
 
-        def then_cut(self: ollad_connection.Connection, begun: Any) -> None:
-            hand_over(self, begun)
+        def then_cut(self: OrdinaryHandler, begun: Any) -> None:
+            take_over(self, begun)
             if not traffic.cut_off:
                 ollad.gateway.draining = True
                 traffic.cut()
                 assert len(self._messages) == 1
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ollad_connection.Connection, "hand_over", then_cut)
+            patch.setattr(OrdinaryHandler, "take_over", then_cut)
             answer = await ask(client, post(body=b'{"model": "none"}'))
         assert answer.status == 503
     await until(lambda: nothing_is_left(ollad))

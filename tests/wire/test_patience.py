@@ -1,108 +1,123 @@
-"""The head of a request has to arrive in time."""
+"""The head of a request has to arrive in time, and so does the next request."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from aiohttp import web
 
-from ollad.patience import HeadTimeoutError, PatientHandler
-from tests.wire.raw import connected
+from ollad.config.schema import Server
+from tests.wire.byte_client import connect
+from tests.wire.conftest import endpoint, running
+from tests.wire.fake_sglang import reply
+from tests.wire.relay.replies import OPAQUE, post, read_reply
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n"
+    from tests.wire.byte_client import ByteClient
+    from tests.wire.fake_sglang import Exchange, FakeSGLang
+
+HEAD = b"GET /version HTTP/1.1\r\nHost: x\r\n"
+UNKNOWN = HEAD.replace(b"version", b"nothing/here")
 LONG = 3600.0
 
 
-class Handler(PatientHandler):
-    """Says what it would answer a request that it did not understand."""
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,  # noqa: ARG002
-        status: int = 500,  # noqa: ARG002
-        exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002
-    ) -> web.StreamResponse:
-        assert isinstance(exc, HeadTimeoutError)
-        response = web.Response(status=exc.code)
-        response.force_close()
-        return response
-
-
 @asynccontextmanager
-async def serving(seconds: float, **options: Any) -> AsyncIterator[int]:
-    async def answer(request: web.Request) -> web.StreamResponse:
-        return web.Response(body=await request.read())
-
-    app = web.Application()
-    app.router.add_route("*", "/", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    server = runner.server
-    assert server is not None
-    loop = asyncio.get_running_loop()
-    listener = await loop.create_server(
-        lambda: Handler(server, loop=loop, head_seconds=seconds, access_log=None, **options),
-        "127.0.0.1",
-        0,
-    )
-    try:
-        yield listener.sockets[0].getsockname()[1]
-    finally:
-        listener.close()
-        await runner.cleanup()
+async def client_of(
+    fake: FakeSGLang, header: float = LONG, keepalive: float = LONG
+) -> AsyncIterator[ByteClient]:
+    fake.scripts[OPAQUE] = reply({})
+    server = Server(header_timeout=header, keepalive_timeout=keepalive)
+    async with running(endpoint(fake), server=server) as ollad, connect(ollad.port) as client:
+        yield client
 
 
-async def test_a_client_that_says_nothing_is_left_without_a_word() -> None:
-    async with serving(0.01) as port, connected(port) as (reader, _):
-        assert await reader.read() == b""
+async def is_served(client: ByteClient, request: bytes, status: int = 200) -> None:
+    await client.send(request)
+    assert (await read_reply(client.reader)).status == status
 
 
-@pytest.mark.parametrize("sent", [b"G", HEAD, HEAD + b"X-Slow: "])
-async def test_a_head_that_does_not_end_is_408(sent: bytes) -> None:
-    async with serving(0.05) as port, connected(port) as (reader, writer):
-        writer.write(sent)
-        assert (await reader.read()).startswith(b"HTTP/1.0 408 ")
+async def test_a_client_that_says_nothing_is_left_without_a_word(fake: FakeSGLang) -> None:
+    async with client_of(fake, header=0.01) as client:
+        assert await client.reader.read() == b""
 
 
-async def test_a_byte_now_and_then_does_not_stop_the_clock() -> None:
-    async with serving(0.2) as port, connected(port) as (reader, writer):
-        writer.write(HEAD + b"X-Slow: ")
-        answer = asyncio.create_task(reader.read())
+@pytest.mark.parametrize("sent", [b"G", HEAD, HEAD + b"X-Slow: ", post()[:40]])
+async def test_a_head_that_does_not_end_is_408(sent: bytes, fake: FakeSGLang) -> None:
+    async with client_of(fake, header=0.05) as client:
+        await is_served(client, sent, 408)
+        assert await client.reader.read() == b""
+
+
+async def test_a_byte_now_and_then_does_not_stop_the_clock(fake: FakeSGLang) -> None:
+    async with client_of(fake, header=0.2) as client:
+        client.writer.write(HEAD + b"X-Slow: ")
+        answer = asyncio.create_task(read_reply(client.reader))
         while not answer.done():
-            writer.write(b"x")
+            client.writer.write(b"x")
             await asyncio.sleep(0.01)
-        assert (await answer).startswith(b"HTTP/1.0 408 ")
+        assert (await answer).status == 408
 
 
-async def test_a_later_head_has_as_long_as_the_first() -> None:
-    async with serving(0.1) as port, connected(port) as (reader, writer):
-        writer.write(HEAD + b"\r\n")
-        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
-        writer.write(HEAD)
-        assert (await reader.read()).startswith(b"HTTP/1.0 408 ")
-
-
-async def test_the_time_between_requests_and_that_of_a_body_are_not_the_heads() -> None:
-    async with serving(0.05) as port, connected(port) as (reader, writer):
-        for _ in range(2):
-            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nab")
+@pytest.mark.parametrize("sent", [b"G", HEAD, post()[:40]])
+@pytest.mark.parametrize(
+    "before",
+    [[(HEAD + b"\r\n", 200)], [(post(), 200)] * 3, [(UNKNOWN + b"\r\n", 404)]],
+    ids=["known", "fast", "left to aiohttp"],
+)
+async def test_a_later_head_has_as_long_as_the_first(
+    before: list[tuple[bytes, int]], sent: bytes, fake: FakeSGLang
+) -> None:
+    async with client_of(fake, header=0.1) as client:
+        for request, status in before:
+            await is_served(client, request, status)
             await asyncio.sleep(0.15)
-            writer.write(b"cd")
-            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
-            assert await reader.readexactly(4) == b"abcd"
+        await is_served(client, sent, 408)
+
+
+async def test_the_time_between_requests_and_that_of_a_body_are_not_the_heads(
+    fake: FakeSGLang,
+) -> None:
+    async with client_of(fake, header=0.05) as client:
+        for _ in range(3):
+            head, body = post()[:-4], post()[-4:]
+            await client.send(head)
+            await asyncio.sleep(0.15)
+            await is_served(client, body)
             await asyncio.sleep(0.15)
 
 
-async def test_a_head_in_pieces_that_comes_in_time_is_served() -> None:
-    async with serving(LONG) as port, connected(port) as (reader, writer):
+async def test_a_head_in_pieces_that_comes_in_time_is_served(fake: FakeSGLang) -> None:
+    async with client_of(fake) as client:
         for byte in HEAD + b"Connection: close\r\n\r\n":
-            writer.write(bytes((byte,)))
-            await asyncio.sleep(0)
-        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+            await client.send(bytes((byte,)))
+        assert (await read_reply(client.reader)).status == 200
+
+
+@pytest.mark.parametrize(
+    "before",
+    [[(HEAD + b"\r\n", 200)], [(post(), 200)] * 3, [(UNKNOWN + b"\r\n", 404)]],
+    ids=["known", "fast", "left to aiohttp"],
+)
+async def test_a_client_that_asks_for_nothing_more_is_left_without_a_word(
+    before: list[tuple[bytes, int]], fake: FakeSGLang
+) -> None:
+    async with client_of(fake, keepalive=0.05) as client:
+        for request, status in before:
+            await is_served(client, request, status)
+        assert await client.reader.read() == b""
+
+
+async def slow(exchange: Exchange) -> None:
+    await asyncio.sleep(0.2)
+    await reply({})(exchange)
+
+
+async def test_waiting_for_a_backend_is_not_idling(fake: FakeSGLang) -> None:
+    async with client_of(fake, header=0.05, keepalive=0.05) as client:
+        fake.scripts[OPAQUE] = slow
+        for _ in range(3):
+            await is_served(client, post())
