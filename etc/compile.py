@@ -51,6 +51,7 @@ MODULES: Final = (
     "traffic",
     "backends.backend",
     "backends.breaker",
+    "backends.pool",
     "metrics.histogram",
     "metrics.telemetry",
     "relay.chunks",

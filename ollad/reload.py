@@ -97,6 +97,7 @@ class Reloader:
         carry_over(gateway.runtime.pool, pool)
         gateway.dispatcher.placement.adopt(config.routing, pool)
         gateway.runtime = make_runtime(config, pool, gateway.clock(), gateway.runtime)
+        before.pool.retire()
         gateway.bodies.resize(config.server.max_buffered_bytes)
         if self._listener_tls is not None and files.server is not None:
             self._listener_tls.renew(files.server)

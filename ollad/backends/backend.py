@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING, Final, Protocol
-from weakref import WeakSet
 
 from ollad.backends.breaker import Breaker
 from ollad.backends.snapshot import Snapshot
@@ -74,7 +73,7 @@ class Backend:
         self._drained_at: float | None = None
         self._weight = 0.0
         self._models: frozenset[str] = frozenset()
-        self._pools: WeakSet[Watcher] = WeakSet()
+        self._pools: list[Watcher] = []
         self._lacks: set[str] = set()
         self._lacks_incarnation: str | None = None
 
@@ -106,8 +105,12 @@ class Backend:
         self._changed()
 
     def watch(self, pool: Watcher) -> None:
-        """Tell ``pool`` of every change of who takes requests, as long as it is in use."""
-        self._pools.add(pool)
+        """Tell ``pool`` of every change of who takes requests."""
+        self._pools.append(pool)
+
+    def unwatch(self, pool: Watcher) -> None:
+        """Tell ``pool`` no more."""
+        self._pools.remove(pool)
 
     @property
     def routable(self) -> bool:

@@ -22,10 +22,10 @@ class Pool:
     """
 
     __slots__ = (
-        "__weakref__",
         "_backends",
         "_by_model",
         "_by_name",
+        "_retired",
         "_routable",
         "limited",
     )
@@ -34,6 +34,7 @@ class Pool:
         self._backends = tuple(backends)
         self._by_name = {backend.name: backend for backend in self._backends}
         self.limited = any(backend.endpoint.max_concurrent for backend in self._backends)
+        self._retired = False
         self._routable: tuple[Backend, ...] | None = None
         self._by_model: dict[str, tuple[Backend, ...]] = {}
         for backend in self._backends:
@@ -72,20 +73,31 @@ class Pool:
         self._routable = None
         self._by_model.clear()
 
+    def retire(self) -> None:
+        """Take no place in the backends' memory, and work out everything anew each time.
+
+        To be called once another pool has taken its place; requests that began with it may go on.
+        """
+        for backend in self._backends:
+            backend.unwatch(self)
+        self._retired = True
+        self.backend_changed()
+
     def routable(self) -> tuple[Backend, ...]:
         """The backends that take requests now."""
         routable = self._routable
         if routable is None:
-            routable = tuple(backend for backend in self._backends if backend.routable)
-            self._routable = routable
+            routable = tuple([backend for backend in self._backends if backend.routable])
+            if not self._retired:
+                self._routable = routable
         return routable
 
     def serving(self, model: str) -> tuple[Backend, ...]:
         """The routable backends that serve ``model``."""
         serving = self._by_model.get(model)
         if serving is None:
-            serving = tuple(backend for backend in self.routable() if backend.serves(model))
-            if serving:  # names that clients make up are not kept
+            serving = tuple([backend for backend in self.routable() if backend.serves(model)])
+            if serving and not self._retired:  # names that clients make up are not kept
                 self._by_model[model] = serving
         return serving
 

@@ -38,7 +38,7 @@ class Outbox:
     def write(self, transport: asyncio.Transport, data: bytes) -> None:
         """Write ``data`` to ``transport`` before the event loop looks for anything new.
 
-        Nothing is written if that is closing by then.
+        It is lost if that has been closed by then.
         """
         if not self._waiting:
             if self._await_end is None:
@@ -50,10 +50,10 @@ class Outbox:
         """Write what waits, now."""
         waiting, self._waiting = self._waiting, []
         for transport, data in waiting:
-            if transport.is_closing():
-                continue
             try:
                 transport.write(data)
             except Exception as error:  # noqa: BLE001 - the others have to be written all the same
+                if transport.is_closing():
+                    continue  # which is not asked before, for nearly none is
                 structlog.get_logger().error("a connection cannot be written to", exc_info=error)
                 transport.abort()

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import weakref
+import sys
 from dataclasses import replace
 
 import pytest
@@ -94,12 +94,16 @@ def test_every_pool_of_a_backend_follows_it() -> None:
     assert (old.serving("org/m3"), new.serving("org/m3")) == ((), ())
 
 
-def test_a_backend_does_not_keep_the_pools_that_it_was_in() -> None:
+def test_a_backend_does_not_keep_the_pools_that_have_been_retired() -> None:
     old = make_pool()
-    a, gone = old.named("a"), weakref.ref(old)
-    del old
-    assert gone() is None
+    a = old.named("a")
+    before = sys.getrefcount(old)
+    new = Pool([a])
+    old.retire()
+    assert sys.getrefcount(old) == before - len(old)
+    assert (old.serving("org/m3"), new.serving("org/m3")) == ((a,), (a,))
     a.snapshot = replace(a.snapshot, models=())
+    assert (old.serving("org/m3"), new.serving("org/m3")) == ((), ())
 
 
 @given(

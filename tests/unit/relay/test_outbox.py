@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+import socket
+from typing import cast
+
+import pytest
 
 from ollad.relay.outbox import Outbox
-
-if TYPE_CHECKING:
-    import pytest
 
 
 class Transport:
@@ -92,12 +92,21 @@ async def test_a_flush_does_not_fail_at_a_transport_that_cannot_be_written_to(
     assert capsys.readouterr().out.count("cannot be written to") == 1
 
 
-async def test_nothing_is_written_to_what_is_closing() -> None:
-    outbox, one = Outbox(), Transport()
-    write(outbox, one, b"a")
-    one.closing = True
+@pytest.mark.parametrize("end", ["close", "abort"])
+async def test_what_is_closed_meanwhile_loses_what_waits_and_nobody_complains(
+    end: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours, theirs = socket.socketpair()
+    _, writer = await asyncio.open_connection(sock=ours)
+    reader, other = await asyncio.open_connection(sock=theirs)
+    outbox, transport = Outbox(), cast("asyncio.Transport", writer.transport)
+    outbox.write(transport, b"a")
+    getattr(transport, end)()
     await asyncio.sleep(0)
-    assert one.written == []
+    outbox.write(transport, b"b")
+    assert await reader.read() == b""
+    other.close()
+    assert capsys.readouterr().out == ""
 
 
 async def test_a_transport_that_cannot_be_written_to_keeps_nobody_from_being(
