@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ollad import connection as connections
 from ollad.config.schema import ApiKey, Auth, Proxy, Routing, Server
 from ollad.fastpath import FastPath, FastRequest
 from ollad.gateway import make_runtime
@@ -162,15 +161,14 @@ async def test_a_body_may_come_after_its_head_and_in_pieces(
 
 
 async def test_a_body_that_takes_its_time_is_waited_for_by_aiohttp(
-    fake: FakeSGLang, ollad: Running, ways: Ways, monkeypatch: pytest.MonkeyPatch
+    fake: FakeSGLang, ollad: Running, ways: Ways
 ) -> None:
-    monkeypatch.setattr(connections, "_COLLECT_SECONDS", 0.02)
     fake.scripts[CHAT] = reply(GOOD)
     async with connect(ollad.port) as client:
         assert await ask(client) == 200
         data = post_bytes(CHAT, chat("slow"))
         await client.send(data[:-5])
-        await asyncio.sleep(0.1)
+        await until(lambda: ways.both == (0, 2))
         await client.send(data[-5:])
         assert (await answer(client))[0] == 200
         assert ways.both == (0, 2)
