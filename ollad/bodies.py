@@ -94,6 +94,9 @@ async def receive_body(
     ):
         return None
     first = request.content.read_nowait()
+    if request.content.is_eof():
+        hold(len(first))  # the parser had paused with all of it, and has gone on
+        return first
     receiver = _Receiver(handler, transport, request.content, first, length, hold)
     try:
         return await receiver.body()

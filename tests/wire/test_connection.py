@@ -191,6 +191,23 @@ async def test_a_large_body_arrives_whole_with_the_next_request_behind_it(
     assert second.body == b'{"number": 2}'
 
 
+@pytest.mark.parametrize("size", [400_000, 530_000, 600_000, 700_000, 1_500_000])
+async def test_a_large_body_that_arrives_before_its_turn_is_served_in_it(
+    size: int, fake: FakeSGLang, ollad: Running
+) -> None:
+    first, release = held()
+    fake.scripts[OPAQUE] = [first, echo, echo]
+    body = b'{"text": "%b"}' % (b"x" * size)
+    async with connect(ollad.port) as client:
+        client.writer.write(numbered(1) + post(body=body) + numbered(3))
+        await until(lambda: len(fake.requests) == 1)
+        for _ in range(50):
+            await asyncio.sleep(0.002)
+        release.set()
+        one, two, three = await answers(client, 3)
+    assert (one.body, two.body, three.body) == (b'{"number": 1}', body, b'{"number": 3}')
+
+
 # --- one way or the other
 
 KNOWN, UNKNOWN = "/version", "/nothing/here"
