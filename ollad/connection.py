@@ -294,9 +294,10 @@ class Connection(asyncio.Protocol):
         if not keep_alive or self.closing:
             self.force_close()
             return
-        self._expect(self._limits.keepalive_timeout)
         if self._engaged and self._handler is not None:
-            self._handler.occupant_gone()
+            self._handler.occupant_gone()  # which has at least a part of the next request
+        else:
+            self._expect(self._limits.keepalive_timeout)
 
     def hand_over(self, begun: Begun) -> None:
         """Have aiohttp serve a request, whatever was done for it before."""
@@ -371,7 +372,7 @@ class Connection(asyncio.Protocol):
     # --- the end -------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Serve no further request; end at once if none is being served."""
+        """Serve no further request; end at once if no handler has to end, and no occupant."""
         self._closing = True
         if self.occupant is None and self._handler is None:
             self.force_close()

@@ -389,6 +389,7 @@ class FastRequest:
     def _give_up(self) -> None:
         if self._connecting is not None:
             self._connecting.cancel()
+            self._connecting = None
         _, sink, attempt = self._let_go()
         if sink is not None:
             sink.catch_up()
@@ -413,7 +414,12 @@ class FastRequest:
         head = ReplyHead(mistake.status, b"Internal Server Error", (), "", None, lines=lines)
         try:
             return send_held(
-                self, head, orjson.dumps(mistake.envelope()), gateway, record, last=False
+                self,
+                head,
+                orjson.dumps(mistake.envelope()),
+                gateway,
+                record,
+                last=self.protocol.closing,
             )
         except ConnectionError:
             note_cut(self, gateway, record)

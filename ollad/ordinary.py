@@ -249,7 +249,7 @@ class OrdinaryHandler(LendingHandler):
         body.feed_eof()
         self._messages.appendleft((begun.message, body))
         self._wake()
-        self.occupant_gone()
+        self._tell_vacancy()
 
     def take_begun(self) -> Begun | None:
         """What was done before for the request that is served now; given once."""
@@ -257,7 +257,12 @@ class OrdinaryHandler(LendingHandler):
         return begun
 
     def occupant_gone(self) -> None:
-        """The request that was served without it has been answered, or is its own now."""
+        """The request that was served without it has been answered."""
+        self._tell_vacancy()
+        if not self._messages:
+            self.connection.expect_rest_of_head()
+
+    def _tell_vacancy(self) -> None:
         if self._vacancy is not None and not self._vacancy.done():
             self._vacancy.set_result(None)
 
@@ -363,7 +368,8 @@ class OrdinaryHandler(LendingHandler):
         if not self._keepalive or self._close or not body.is_eof():
             return False
         self._idle = True
-        self.connection.expect_another(clean=not self._messages and not self._missing)
+        if not self._messages:
+            self.connection.expect_another(clean=self._missing == 0)
         return True
 
     async def _pass_over(self, body: StreamReader) -> None:

@@ -174,9 +174,11 @@ async def listening(
             listener.close()
     finally:
         connections.close()
-        await runner.cleanup()
-        connections.force_close()
-        await fast.close()
+        try:
+            await runner.cleanup()
+        finally:
+            connections.force_close()
+            await fast.close()
 
 
 def _served(app: web.Application) -> tuple[Route, ...]:

@@ -74,7 +74,7 @@ class Pool:
         self._by_model.clear()
 
     def retire(self) -> None:
-        """Take no place in the backends' memory, and work out everything anew each time.
+        """Be told of no more changes, and work out everything anew each time.
 
         To be called once another pool has taken its place; requests that began with it may go on.
         """
