@@ -93,7 +93,11 @@ class Reloader:
         )
         self._backend_tls.renew(files.clients)
         self._monitor.adopt(pool, config.health)
-        await self._monitor.wait_first_round()
+        try:
+            await self._monitor.wait_first_round()
+        except BaseException:
+            pool.retire()  # as it takes no place, its backends need not keep it
+            raise
         carry_over(gateway.runtime.pool, pool)
         gateway.dispatcher.placement.adopt(config.routing, pool)
         gateway.runtime = make_runtime(config, pool, gateway.clock(), gateway.runtime)

@@ -17,6 +17,7 @@ from ollad.config.schema import Config, Conversations, Server
 from ollad.control import ControlServer, Verdict
 from ollad.daemon import Daemon
 from ollad.errors import ConfigError
+from tests.wire.byte_client import until
 from tests.wire.conftest import PREFIX, endpoint
 from tests.wire.fake_sglang import STREAM_HEAD, FakeSGLang, chunked, reply, serving
 
@@ -106,6 +107,31 @@ async def test_a_stream_outlives_the_endpoint_it_comes_from(
             assert (await running.daemon.reload()).accepted
             go_on.set()
             assert await response.content.read() == b"data: [DONE]\n\n"
+
+
+async def test_a_reload_that_is_given_up_leaves_nothing_with_the_endpoints_that_stay(
+    running: Running,
+) -> None:
+    async def silent(exchange: Exchange) -> None:
+        await exchange.client_gone.wait()
+
+    gateway = running.daemon._gateway
+    assert gateway is not None
+    (kept,) = gateway.runtime.pool
+    before = len(kept._pools)
+    mute = FakeSGLang()
+    async with serving(mute):
+        mute.scripts["/v1/models"] = silent
+        running.files.config = replace(
+            running.files.config,
+            endpoints=(*running.files.config.endpoints, endpoint(mute, "mute")),
+        )
+        reload = asyncio.create_task(running.daemon.reload())
+        await until(lambda: any(one.path == "/v1/models" for one in mute.requests))
+        reload.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reload
+    assert len(kept._pools) == before
 
 
 async def test_a_file_with_problems_changes_nothing(running: Running) -> None:
