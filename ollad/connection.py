@@ -109,6 +109,7 @@ class Connection(asyncio.Protocol):
         opened: the open connections, among which it counts itself.
 
     Attributes:
+        limits: as given.
         transport: None once the client has gone.
         occupant: what serves a request without aiohttp; ``vacate`` or ``hand_over`` ends that.
         on_pressure: called whenever what was written begins to wait for the client.
@@ -127,13 +128,13 @@ class Connection(asyncio.Protocol):
         "_head_begun",
         "_head_clock",
         "_lacking",
-        "_limits",
         "_loop",
         "_opened",
         "_ordinary",
         "_paused",
         "_pieces",
         "_timer",
+        "limits",
         "occupant",
         "on_pressure",
         "on_relief",
@@ -151,7 +152,7 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self._fast = fast
         self._ordinary = ordinary
-        self._limits = limits
+        self.limits = limits
         self._opened = opened
         self._loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
@@ -184,7 +185,7 @@ class Connection(asyncio.Protocol):
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = "https"
         self._head_clock = True
-        self._expect(self._limits.header_timeout)
+        self._expect(self.limits.header_timeout)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Let go of what is under way."""
@@ -244,11 +245,6 @@ class Connection(asyncio.Protocol):
         self._lacking = lacking
         self._expect(_COLLECT_SECONDS)
 
-    @property
-    def collecting(self) -> bool:
-        """Whether it has the beginning of a request, and waits for the rest."""
-        return self._lacking > 0
-
     def _collect(self, data: bytes) -> None:
         self._pieces.append(data)
         self._lacking -= len(data)
@@ -297,7 +293,7 @@ class Connection(asyncio.Protocol):
         if self._engaged and self._handler is not None:
             self._handler.occupant_gone()  # which has at least a part of the next request
         else:
-            self._expect(self._limits.keepalive_timeout)
+            self._expect(self.limits.keepalive_timeout)
 
     def hand_over(self, begun: Begun) -> None:
         """Have aiohttp serve a request, whatever was done for it before."""
@@ -320,7 +316,7 @@ class Connection(asyncio.Protocol):
         Args:
             clean: whether the handler has nothing of that yet.
         """
-        self._expect(self._limits.keepalive_timeout)
+        self._expect(self.limits.keepalive_timeout)
         if clean:
             self._engaged = False
 
@@ -329,7 +325,7 @@ class Connection(asyncio.Protocol):
         self._head_begun = True
         if not self._head_clock:
             self._head_clock = True
-            self._expect(self._limits.header_timeout)
+            self._expect(self.limits.header_timeout)
 
     # --- how long ------------------------------------------------------------------------------
 

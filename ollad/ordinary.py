@@ -73,7 +73,6 @@ class OrdinaryHandler(LendingHandler):
     Args:
         server: aiohttp's server, which keeps such handlers and knows the application.
         connection: the client's.
-        keepalive_seconds: how long it may be idle once aiohttp alone serves it.
         logger: where unexpected errors go.
         refuse: makes the response to a request that did not reach the application.
         known: what serves the requests of a method and a path, of those that need no resolver.
@@ -98,7 +97,6 @@ class OrdinaryHandler(LendingHandler):
         server: web.Server,
         connection: Connection,
         *,
-        keepalive_seconds: float,
         logger: FilteringBoundLogger,
         refuse: Refuse,
         known: Mapping[tuple[str, str], Serve],
@@ -108,7 +106,7 @@ class OrdinaryHandler(LendingHandler):
             server,
             connection,
             loop=asyncio.get_running_loop(),
-            keepalive_timeout=keepalive_seconds,
+            keepalive_timeout=connection.limits.keepalive_timeout,
             tcp_keepalive=False,  # it comes with the socket that is listened on
             access_log=None,  # aiohttp's own way to have none
             auto_decompress=False,

@@ -146,7 +146,6 @@ async def listening(
         return OrdinaryHandler(
             runner.server,
             connection,
-            keepalive_seconds=gateway.runtime.config.server.keepalive_timeout,
             logger=logger,
             refuse=refuse,
             known=known,

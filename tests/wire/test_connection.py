@@ -7,7 +7,7 @@ import asyncio
 import inspect
 import json
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 from aiohttp import web
@@ -42,32 +42,32 @@ async def _no_task_ends_with_an_error_that_nobody_sees() -> AsyncIterator[None]:
     assert complaints == []
 
 
-@pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[Connection]:
-    """The connections that clients make; to be asked for before they do."""
-    found: list[Connection] = []
-    connection_made = Connection.connection_made
+Made = TypeVar("Made", Connection, OrdinaryHandler)
 
-    def noting(self: Connection, transport: asyncio.BaseTransport) -> None:
+
+def noting(kind: type[Made], monkeypatch: pytest.MonkeyPatch) -> list[Made]:
+    """Where those are found that are told of a transport from now on."""
+    found: list[Made] = []
+    connection_made = kind.connection_made
+
+    def note(self: Made, transport: asyncio.BaseTransport) -> None:
         found.append(self)
         connection_made(self, transport)
 
-    monkeypatch.setattr(Connection, "connection_made", noting)
+    monkeypatch.setattr(kind, "connection_made", note)
     return found
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Connection]:
+    """The connections that clients make; to be asked for before they do."""
+    return noting(Connection, monkeypatch)
 
 
 @pytest.fixture
 def handlers(monkeypatch: pytest.MonkeyPatch) -> list[OrdinaryHandler]:
     """Those that are made for connections; to be asked for before they are."""
-    found: list[OrdinaryHandler] = []
-    connection_made = OrdinaryHandler.connection_made
-
-    def noting(self: OrdinaryHandler, transport: asyncio.BaseTransport) -> None:
-        found.append(self)
-        connection_made(self, transport)
-
-    monkeypatch.setattr(OrdinaryHandler, "connection_made", noting)
-    return found
+    return noting(OrdinaryHandler, monkeypatch)
 
 
 @pytest.fixture

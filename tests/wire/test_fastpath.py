@@ -67,7 +67,7 @@ def ways(monkeypatch: pytest.MonkeyPatch) -> Ways:
 
         def serve(self, connection: Connection, data: bytes) -> bool:
             taken = self._serve(connection, data)
-            counted.fast += taken and not connection.collecting
+            counted.fast += taken and not connection._lacking
             return taken
 
     async def counting_serve(self: Frame, *args: Any) -> Any:
